@@ -1,0 +1,1 @@
+"""Gumlet's webhooks on Kafka: acknowledged once durable, published once or more, never not at all."""

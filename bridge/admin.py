@@ -1,0 +1,101 @@
+"""The admin port: health, metrics and status, for the machine and its keepers. Never on the public port."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from importlib.metadata import version
+from typing import Any
+
+import orjson
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from bridge.config import Settings
+from bridge.errors import BridgeError
+from bridge.ingress import url
+from bridge.metrics import Metrics
+from bridge.publisher import Backlog
+
+
+class Admin:
+    """What the daemon tells of itself."""
+
+    def __init__(self, settings: Settings, backlog: Backlog, metrics: Metrics, connected: Callable[[], bool]) -> None:
+        """Take `connected`, which tells whether Kafka answered when it was last asked."""
+        self._settings = settings
+        self._backlog = backlog
+        self._metrics = metrics
+        self._connected = connected
+        self._started = time.time()
+        metrics.watch("bridge_journal_deliveries", "Deliveries not yet on Kafka.", lambda: backlog.depth)
+        metrics.watch("bridge_journal_bytes", "Bytes that they take.", lambda: backlog.size_bytes)
+        metrics.watch("bridge_journal_oldest_age_seconds", "Age of the oldest of them that flows.", self._oldest_age)
+        metrics.watch("bridge_ready", "1 when a delivery can be made durable.", lambda: backlog.refusal is None)
+
+    @contextlib.asynccontextmanager
+    async def listening(self) -> AsyncIterator[str]:
+        """Serve while the block runs; yields the URL. Raises BridgeError when the address cannot be had."""
+        app = web.Application()
+        app.add_routes(
+            [
+                web.get("/livez", self._livez),
+                web.get("/readyz", self._readyz),
+                web.get("/metrics", self._render_metrics),
+                web.get("/status", self._status),
+            ]
+        )
+        host, port = self._settings.admin_address
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+        await runner.setup()
+        try:
+            try:
+                await web.TCPSite(runner, host, port).start()
+            except OSError as error:
+                raise BridgeError(
+                    f"cannot listen on {self._settings.admin_listen}: {error.strerror}. "
+                    "Fix: set BRIDGE_ADMIN_LISTEN to a free address."
+                ) from error
+            yield url(runner.addresses[0])
+        finally:
+            await runner.cleanup()
+
+    def _oldest_age(self) -> float:
+        received_ms = self._backlog.oldest_received_ms
+        return 0.0 if received_ms is None else max(0.0, time.time() - received_ms / 1000)
+
+    async def _livez(self, _: web.Request) -> web.Response:
+        return web.Response(text="alive\n")
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        """Ready means that a delivery can be made durable, not that Kafka is up."""
+        refusal = self._backlog.refusal
+        if refusal is None:
+            return web.Response(text="ready\n")
+        return web.Response(status=503, text=f"not ready: {refusal.reason}: {refusal}\n")
+
+    async def _render_metrics(self, _: web.Request) -> web.Response:
+        return web.Response(body=self._metrics.render(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def _status(self, _: web.Request) -> web.Response:
+        refusal = self._backlog.refusal
+        status: dict[str, Any] = {
+            "version": version("gumlet-kafka-bridge"),
+            "uptime_seconds": round(time.time() - self._started, 3),
+            "ready": refusal is None,
+            "not_ready_reason": None if refusal is None else refusal.reason,
+            "ack": self._settings.ack,
+            "kafka": {
+                "connected": self._connected(),
+                "bootstrap_servers": self._settings.kafka.bootstrap_servers,
+            },
+            "journal": {
+                "deliveries": self._backlog.depth,
+                "bytes": self._backlog.size_bytes,
+                "max_bytes": self._settings.journal.max_bytes,
+                "oldest_age_seconds": round(self._oldest_age(), 3),
+                "parked": self._backlog.parked,
+            },
+        }
+        return web.Response(body=orjson.dumps(status), content_type="application/json")

@@ -1,0 +1,41 @@
+"""`bridge serve`: the daemon."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvloop
+
+from bridge import config, daemon, log
+
+app = typer.Typer(rich_markup_mode="markdown")
+
+
+@app.command()
+def serve(
+    config_file: Annotated[
+        Path | None,
+        typer.Option("--config", metavar="FILE", help="TOML file of settings; the environment wins over it."),
+    ] = None,
+) -> None:
+    """Accept Gumlet's webhooks and publish them to Kafka, until SIGTERM or SIGINT.
+
+    200 means that the event is on disk; it goes to Kafka as soon as Kafka takes it. Logs go to standard error.
+
+    Examples:
+    `BRIDGE_TOKENS=secret BRIDGE_KAFKA_BOOTSTRAP_SERVERS=kafka:9092 bridge serve`
+
+    `bridge serve --config /etc/gumlet-kafka-bridge.toml`
+
+    All settings: `bridge config example`. Exit codes: 0 stopped, 1 failed, 75 another process holds the journal,
+    78 wrong configuration.
+    """
+    settings = config.load(config_file, serving=True)
+    log.configure(settings.log)
+    # What was imported stays: the collector need not walk through it at every full collection.
+    gc.collect()
+    gc.freeze()
+    uvloop.run(daemon.run(settings))

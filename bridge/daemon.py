@@ -1,0 +1,97 @@
+"""The daemon: the only place that knows all the parts. Start order is nesting order; stopping is leaving the blocks.
+
+The journal opens first and closes last; the publisher runs inside it; the ingress is innermost, so that it stops
+accepting and finishes what is in flight before the publisher drains. A crash of any part takes the same way out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager
+from typing import NamedTuple
+
+import structlog
+
+from bridge.admin import Admin
+from bridge.auth import Tokens
+from bridge.config import Settings
+from bridge.contract import Contract
+from bridge.handover import Handover
+from bridge.ingress import Ingress
+from bridge.journal import Journal
+from bridge.kafka import client_options
+from bridge.metrics import Metrics
+from bridge.normalize import Normalizer
+from bridge.publisher import Backlog, Publisher
+from bridge.topics import provision
+
+_log = structlog.stdlib.get_logger()
+
+
+class Addresses(NamedTuple):
+    """The URLs of the public and of the admin port."""
+
+    public: str
+    admin: str
+
+
+async def run(
+    settings: Settings,
+    *,
+    ready: Callable[[Addresses], None] | None = None,
+    stop: asyncio.Event | None = None,
+) -> None:
+    """Run the bridge until `stop` is set, or without it until SIGTERM or SIGINT; then drain and return.
+
+    `ready` is called once deliveries are accepted. Raises BridgeError (in an ExceptionGroup where a task met it)
+    for what the user must mend.
+    """
+    metrics = Metrics()
+    tokens = Tokens.of(settings)
+    client_options(settings.kafka)  # a certificate that cannot be read is told now, not at the first connection
+    contract = Contract.load(settings.topics.prefix)
+    normalizer = Normalizer(contract)
+    async with contextlib.AsyncExitStack() as stack:
+        if stop is None:
+            stop = stack.enter_context(_signals())
+        backlog = await stack.enter_async_context(_backlog(settings, metrics))
+        publisher = Publisher(
+            backlog, normalizer, settings.kafka, metrics, provision=lambda: provision(settings, contract)
+        )
+        admin = Admin(settings, backlog, metrics, connected=lambda: publisher.connected)
+        async with (
+            admin.listening() as admin_url,
+            publisher.running(settings.shutdown_timeout_seconds),
+            Ingress(settings, tokens, backlog, metrics).listening() as public_url,
+        ):
+            if tokens.open_to_all:
+                _log.warning("unauthenticated", meaning="anybody who reaches the port can send events")
+            _log.info("listening", public=public_url, admin=admin_url, ack=settings.ack)
+            if ready is not None:
+                ready(Addresses(public_url, admin_url))
+            await stop.wait()
+            _log.info("stopping", deliveries=backlog.depth)
+    _log.info("stopped")
+
+
+def _backlog(settings: Settings, metrics: Metrics) -> AbstractAsyncContextManager[Backlog]:
+    if settings.ack == "kafka":
+        return Handover.open(settings.journal, settings.ack_timeout_seconds)
+    return Journal.open(settings.journal, metrics)
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[asyncio.Event]:
+    """Yield an event that SIGTERM or SIGINT sets."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        yield stop
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)

@@ -1,0 +1,62 @@
+"""The two values that travel through the daemon: the delivery that came in, the event that goes out.
+
+A `Delivery` is what the ingress accepted and the journal keeps. An `Event` is what the publisher sends:
+one Kafka record, encoded, in the binary mode of CloudEvents' Kafka protocol binding. Nothing here does I/O.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, NamedTuple
+
+import msgspec
+import orjson
+
+ID_BYTES = 16
+"""Length of an event's id before it is written in hexadecimal: collisions are out of reach at 128 bits."""
+
+
+class Delivery(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """One webhook as it was received.
+
+    `received_ms` is the time of receipt in milliseconds since the epoch, `source` the name in the URL
+    (`/webhooks/gumlet/{source}`), `body` the bytes that were sent, after content decoding.
+    Encoded as an array: a later version may append fields that have defaults, and still read this one.
+    """
+
+    received_ms: int
+    source: str
+    body: bytes
+
+
+class Event(NamedTuple):
+    """One Kafka record, ready to be sent.
+
+    `topic` is the topic's whole name, `key` the asset id (None: any partition), `value` the JSON of the
+    record, `headers` the CloudEvents attributes, `received_ms` becomes the record's time. `event_type` is the
+    contract's name for the topic, `id` the `ce_id`.
+    """
+
+    topic: str
+    key: bytes | None
+    value: bytes
+    headers: list[tuple[str, bytes]]
+    received_ms: int
+    event_type: str
+    id: str
+
+
+def canonical(document: Any) -> bytes:
+    """Encode a JSON value in the one form that its id is made of: sorted keys, no spaces, UTF-8.
+
+    Raises `orjson.JSONEncodeError` for what has no such form (nested deeper than 254 levels).
+    """
+    return orjson.dumps(document, option=orjson.OPT_SORT_KEYS)
+
+
+def content_id(source: str, content: bytes) -> str:
+    """Return the id of an event from its content: the same on every replica, after every restart.
+
+    `content` is `canonical(document)`, or the body itself where the body is not JSON.
+    """
+    return hashlib.sha256(source.encode() + b"\n" + content).digest()[:ID_BYTES].hex()

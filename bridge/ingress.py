@@ -1,0 +1,290 @@
+"""The ingress: the public port. It does the least that makes a 200 true, and answers everything else at once.
+
+A request passes these gates in order, and the first that is shut answers: path (404), method (405), token (401),
+source (404), size (413), time (408), room in the journal (503 + Retry-After). What passes all of them gets its 200
+when the backlog says that the delivery is safe. Nothing is parsed: a body that is not JSON is still a delivery.
+
+Built on aiohttp's low-level server: there are two paths, and no router or middleware is needed to tell them apart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from aiohttp import hdrs, web
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.streams import StreamReader
+from aiohttp.web_protocol import RequestHandler
+from multidict import istr
+
+from bridge.auth import Tokens
+from bridge.config import Settings
+from bridge.errors import BridgeError, Refused
+from bridge.event import Delivery
+from bridge.metrics import Metrics
+from bridge.publisher import Backlog
+
+PATH = "/webhooks/gumlet"
+DEFAULT_SOURCE = "default"
+"""The source of a delivery to `/webhooks/gumlet` itself."""
+TOKEN_HEADER = istr("x-gumlet-token")
+"""Where Gumlet sends the secret token back (its page "Webhooks for Status")."""
+SWEEP_SECONDS = 1.0
+"""How often connections are looked at for senders that are too slow with their headers."""
+LINGER_SECONDS = 2.0
+"""How long a refused body is read on and thrown away, so that its sender can read the answer."""
+KEEPALIVE_SECONDS = 75.0
+"""How long an idle connection stays open: longer than the usual proxy's, so that the proxy closes first."""
+MAX_HEADERS = 64
+"""Most header fields of a request; Gumlet sends about ten."""
+BACKLOG = 1024
+"""Connections that the kernel holds until they are accepted."""
+_SOURCE_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
+_SOURCE_LENGTH = 64
+
+_log = structlog.stdlib.get_logger()
+
+
+class _Answer(Exception):
+    """A request is refused: the status, one word why, whether the connection must close."""
+
+    def __init__(self, status: HTTPStatus, reason: str, *, detail: str = "", close: bool = False) -> None:
+        super().__init__(detail or reason)
+        self.status = status
+        self.reason = reason
+        self.close = close
+
+
+class _Connection(RequestHandler):
+    """One connection. Knows since when it has been reading a request's headers, which aiohttp does not bound."""
+
+    __slots__ = ("_ingress", "reading_since")
+
+    def __init__(self, ingress: Ingress, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._ingress = ingress
+        self.reading_since: float | None = time.monotonic()
+
+    def data_received(self, data: bytes) -> None:
+        if self.reading_since is None:
+            self.reading_since = time.monotonic()
+        super().data_received(data)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what could not be parsed, or a fault of ours."""
+        del message
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            _log.error("internal_error", exc_info=exc)
+            return self._ingress.refuse(request, _Answer(HTTPStatus.SERVICE_UNAVAILABLE, "internal_error", close=True))
+        detail = exc.message if isinstance(exc, HttpProcessingError) else ""
+        return self._ingress.refuse(
+            request,
+            _Answer(
+                HTTPStatus.BAD_REQUEST,
+                "malformed",
+                detail=detail.splitlines()[0] if detail else "",
+                close=True,
+            ),
+        )
+
+    def answer_too_slow(self) -> None:
+        """Answer 408 to a sender that does not finish its headers, and close."""
+        if self.transport is not None:
+            self.transport.write(
+                b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\nServer: bridge\r\n\r\n"
+            )
+        self.force_close()
+
+
+class _Server(web.Server):
+    """aiohttp's server, making our connections."""
+
+    def __init__(self, ingress: Ingress, **options: Any) -> None:
+        super().__init__(ingress.handle)
+        self._ingress = ingress
+        self._options = options
+
+    def __call__(self) -> RequestHandler:
+        return _Connection(self._ingress, self, loop=asyncio.get_running_loop(), **self._options)
+
+
+class Ingress:
+    """Accepts deliveries into a backlog."""
+
+    def __init__(self, settings: Settings, tokens: Tokens, backlog: Backlog, metrics: Metrics) -> None:
+        self._settings = settings
+        self._tokens = tokens
+        self._backlog = backlog
+        self._metrics = metrics
+        self._sources = {PATH: DEFAULT_SOURCE, **{f"{PATH}/{name}": name for name in settings.sources}}
+        self._stopping = False
+        self._server = _Server(
+            self,
+            access_log=None,
+            keepalive_timeout=KEEPALIVE_SECONDS,
+            lingering_time=LINGER_SECONDS,
+            max_headers=MAX_HEADERS,
+        )
+
+    @contextlib.asynccontextmanager
+    async def listening(self) -> AsyncIterator[str]:
+        """Accept deliveries while the block runs; yields the URL. Leaving it finishes what is in flight.
+
+        Raises BridgeError when the address cannot be had.
+        """
+        host, port = self._settings.public_address
+        runner = web.ServerRunner(self._server, shutdown_timeout=self._settings.shutdown_timeout_seconds)
+        await runner.setup()
+        sweeper = asyncio.create_task(self._sweep(), name="sweep")
+        try:
+            site = web.TCPSite(runner, host, port, reuse_port=self._settings.reuse_port, backlog=BACKLOG)
+            try:
+                await site.start()
+            except OSError as error:
+                raise BridgeError(
+                    f"cannot listen on {self._settings.listen}: {error.strerror}. "
+                    "Fix: set BRIDGE_LISTEN to a free address."
+                ) from error
+            yield url(runner.addresses[0])
+            self._stopping = True
+        finally:
+            sweeper.cancel()
+            await runner.cleanup()
+
+    async def _sweep(self) -> None:
+        """Close connections whose sender takes too long for its headers."""
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            latest = time.monotonic() - self._settings.request_timeout_seconds
+            for connection in self._server.connections:
+                assert isinstance(connection, _Connection)  # noqa: S101 - we made it
+                if connection.reading_since is not None and connection.reading_since < latest:
+                    connection.answer_too_slow()
+                    self._count_refusal(HTTPStatus.REQUEST_TIMEOUT, "slow_headers", DEFAULT_SOURCE, "")
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request."""
+        began = time.perf_counter()
+        connection = request.protocol
+        assert isinstance(connection, _Connection)  # noqa: S101 - we made it
+        connection.reading_since = None
+        source = DEFAULT_SOURCE
+        try:
+            source = self._admit(request)
+            body = await self._body(request)
+            await self._backlog.append(Delivery(time.time_ns() // 1_000_000, source, body))
+        except _Answer as answer:
+            return self.refuse(request, answer, source)
+        except Refused as refusal:
+            return self.refuse(
+                request, _Answer(HTTPStatus.SERVICE_UNAVAILABLE, refusal.reason, detail=str(refusal)), source
+            )
+        self._metrics.answered(source, HTTPStatus.OK)
+        self._metrics.received_bytes.inc(len(body))
+        self._metrics.acknowledge_seconds.observe(time.perf_counter() - began)
+        return self._response(HTTPStatus.OK, close=self._stopping)
+
+    def _admit(self, request: web.BaseRequest) -> str:
+        """Return the source of a request that may deliver, or raise what it gets instead."""
+        source = self._sources.get(request.raw_path)
+        if source is None:
+            source = self._sources.get(request.path)
+        below = request.path.removeprefix(f"{PATH}/") if source is None else ""
+        if source is None and (below == request.path or "/" in below):
+            raise _Answer(HTTPStatus.NOT_FOUND, "unknown_path")
+        if request.method != hdrs.METH_POST:
+            raise _Answer(HTTPStatus.METHOD_NOT_ALLOWED, "method")
+        if not self._tokens.open_to_all:
+            presented = request.headers.getall(TOKEN_HEADER, ())
+            if len(presented) != 1 or not self._tokens.accepts(presented[0]):
+                raise _Answer(HTTPStatus.UNAUTHORIZED, "token_missing" if not presented else "token_wrong")
+        if source is None:
+            # With a list of sources only those exist; without, any name that is fit for a URL and a metric.
+            if (
+                self._settings.sources
+                or len(below) > _SOURCE_LENGTH
+                or not _SOURCE_CHARACTERS.issuperset(below)
+                or not below
+            ):
+                raise _Answer(HTTPStatus.NOT_FOUND, "unknown_source")
+            source = below
+        return source
+
+    async def _body(self, request: web.BaseRequest) -> bytes:
+        """Return the whole body, decompressed, within its bounds of size and time."""
+        limit = self._settings.max_body_bytes
+        if (request.content_length or 0) > limit:
+            raise _Answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large", close=True)
+        content = request.content
+        if content.is_eof() and content.exception() is None:
+            body = content.read_nowait(-1)
+        else:
+            body = await self._rest_of_body(content, limit)
+        if len(body) > limit:
+            raise _Answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large", close=True)
+        return body
+
+    async def _rest_of_body(self, content: StreamReader, limit: int) -> bytes:
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self._settings.request_timeout_seconds):
+                while len(body) <= limit:
+                    chunk = await content.readany()
+                    if not chunk:
+                        break
+                    body += chunk
+        except TimeoutError:
+            raise _Answer(HTTPStatus.REQUEST_TIMEOUT, "slow_body", close=True) from None
+        except (
+            HttpProcessingError,
+            web.RequestPayloadError,
+            OSError,
+            ValueError,
+            asyncio.IncompleteReadError,
+        ) as error:
+            raise _Answer(HTTPStatus.BAD_REQUEST, "malformed_body", detail=type(error).__name__, close=True) from error
+        return bytes(body)
+
+    def refuse(self, request: web.BaseRequest, answer: _Answer, source: str = DEFAULT_SOURCE) -> web.Response:
+        """Count, log and answer a refusal."""
+        self._count_refusal(answer.status, answer.reason, source, str(answer), remote=request.remote)
+        response = self._response(answer.status, close=answer.close or self._stopping, text=answer.reason)
+        if answer.status is HTTPStatus.METHOD_NOT_ALLOWED:
+            response.headers[hdrs.ALLOW] = hdrs.METH_POST
+        if answer.status is HTTPStatus.SERVICE_UNAVAILABLE:
+            response.headers[hdrs.RETRY_AFTER] = str(self._settings.retry_after_seconds)
+        return response
+
+    def _response(self, status: HTTPStatus, *, close: bool, text: str = "") -> web.Response:
+        # The names and versions of what runs here are nobody's business.
+        response = web.Response(
+            status=status, body=f"{text}\n".encode() if text else b"", headers={hdrs.SERVER: "bridge"}
+        )
+        if close:
+            response.force_close()
+        return response
+
+    def _count_refusal(
+        self, status: HTTPStatus, reason: str, source: str, detail: str, remote: str | None = None
+    ) -> None:
+        self._metrics.answered(source, status)
+        self._metrics.refusals.labels(str(int(status)), reason).inc()
+        _log.warning("refused", status=int(status), reason=reason, source=source, detail=detail, remote=remote)
+
+
+def url(address: Any) -> str:
+    """Return the URL of a listening socket's address."""
+    host, port = address[0], address[1]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

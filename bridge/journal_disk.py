@@ -1,0 +1,161 @@
+"""The journal's file in operation: one thread writes it, a write that failed reopens it, damage replaces it.
+
+After a failed write or sync neither the connection nor its cache says what is on disk, so both are given up and the
+file is opened afresh before the next write. A damaged file is renamed, told, and a new one begun; nothing is deleted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sqlite3
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+
+import structlog
+
+from bridge.errors import JournalDamaged
+from bridge.journal_file import Group, JournalFile, is_damage
+from bridge.metrics import Metrics
+
+RETRY_SECONDS = 1.0
+"""Pause between attempts of a write that must succeed."""
+
+READ_BYTES = 256 * 1024
+"""About how much is read at once: below a millisecond of the event loop's time."""
+KEEP_FREE_BYTES = 32 * 1024 * 1024
+"""Free pages that stay in the file for what comes next; a backlog's surplus goes back to the disk."""
+GIVE_BACK_PAGES = 512
+"""Pages given back between two commits: a few milliseconds, so that an append hardly waits for it."""
+
+Work = Callable[[JournalFile], object]
+
+_log = structlog.stdlib.get_logger()
+
+
+class JournalDisk:
+    """The current journal file. `fault` says why the last write failed, None when it did not."""
+
+    def __init__(
+        self, path: Path, metrics: Metrics, *, reopened: Callable[[], None], replaced: Callable[[], None]
+    ) -> None:
+        """`reopened` is told that a file was opened again, `replaced` that a damaged one was set aside."""
+        self._path = path
+        self._metrics = metrics
+        self._reopened = reopened
+        self._replaced = replaced
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
+        self._file: JournalFile | None = None
+        self._free_bytes = 0
+        self._free_known_until = 0.0
+        self.fault: str | None = None
+
+    def file(self) -> JournalFile:
+        """Return the open file, opening it if need be; in place of a damaged one, a new one.
+
+        Raises sqlite3.Error or OSError when the disk fails, JournalTooNew when it is not ours to read.
+        """
+        if self._file is None:
+            try:
+                self._file = JournalFile(self._path)
+            except JournalDamaged as error:
+                self.replace(error)
+                self._file = JournalFile(self._path)
+            self._reopened()
+        return self._file
+
+    @property
+    def free_bytes(self) -> int:
+        """Bytes free on the disk, looked up at most once a second."""
+        now = time.monotonic()
+        if now >= self._free_known_until:
+            self._free_known_until = now + 1
+            disk = os.statvfs(self._path.parent)
+            self._free_bytes = disk.f_bavail * disk.f_frsize
+        return self._free_bytes
+
+    def close(self) -> None:
+        """Let the thread finish and close the file."""
+        self._thread.shutdown()
+        self._close_file()
+
+    def _close_file(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+
+    def replace(self, error: Exception) -> None:
+        """Set the damaged file aside; the next use begins a new one."""
+        self._close_file()
+        aside = set_aside(self._path)
+        self._metrics.journal_damaged.inc()
+        _log.error("journal_damaged", detail=str(error), set_aside=str(aside))
+        self._replaced()
+
+    async def read(self, after: int) -> list[Group] | None:
+        """Return the next groups after a sequence number; None when they cannot be read now, or went with a file."""
+        try:
+            return self.file().read(after, READ_BYTES)
+        except JournalDamaged as error:
+            self.replace(error)
+        except (sqlite3.Error, OSError) as error:
+            _log.error("journal_read_failed", detail=str(error))
+            await asyncio.sleep(RETRY_SECONDS)
+        return None
+
+    async def give_back(self) -> bool:
+        """Return some of a backlog's space to the file system; True when there is more to return."""
+        more: list[bool] = []
+        await self.write(lambda file: more.append(file.give_back(KEEP_FREE_BYTES, GIVE_BACK_PAGES)))
+        return any(more)
+
+    async def write(self, work: Work) -> Exception | None:
+        """Do `work` with the file in the writing thread; return what went wrong, None when it is done and on disk.
+
+        Work that found the file damaged is done again on a new one.
+        """
+        error = await self._attempt(work)
+        if error is not None and _says_damage(error):
+            self.replace(error)
+            error = await self._attempt(work)
+        if error is None:
+            if self.fault is not None:
+                self.fault = None
+                _log.info("journal_recovered")
+            return None
+        if self.fault is None:
+            _log.error("journal_failing", detail=str(error))
+        self.fault = str(error)
+        self._close_file()
+        return error
+
+    async def _attempt(self, work: Work) -> Exception | None:
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._thread, work, self.file())
+        except (sqlite3.Error, OSError, JournalDamaged) as error:
+            return error
+        return None
+
+    async def write_without_end(self, work: Work) -> None:
+        """Do `work` again and again until it is done: for what must not be forgotten while the disk fails."""
+        while await self.write(work) is not None:  # noqa: ASYNC110 - it waits for a disk, which signals nothing
+            await asyncio.sleep(RETRY_SECONDS)
+
+
+def _says_damage(error: Exception) -> bool:
+    return isinstance(error, JournalDamaged) or (isinstance(error, sqlite3.Error) and is_damage(error))
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file and its write-ahead log, deleting nothing; return the new name, which says when."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    aside = path.with_name(f"{path.name}.damaged-{stamp}")
+    for suffix in ("", "-wal"):
+        with contextlib.suppress(FileNotFoundError):
+            path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
+    path.with_name(path.name + "-shm").unlink(missing_ok=True)
+    return aside

@@ -1,0 +1,293 @@
+"""The publisher: what the journal holds goes to Kafka, in order, and is forgotten only once Kafka has it.
+
+The way of an event: read from the backlog → normalized and validated → sent in batches a partition, idempotent,
+`acks=all` → its group is settled. Order is kept for each asset within a topic. What can go wrong, and where it goes:
+
+* Kafka is away: waited for without end; nothing is settled meanwhile.
+* One event can never be taken (too large, refused by the broker itself): to the dead-letter topic, with the reason.
+* A topic refuses (authorization, missing, no leader): its events are parked on disk and tried again, later ones
+  wait behind them, the other topics flow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import NamedTuple, Protocol
+
+import structlog
+from aiokafka.errors import KafkaError
+
+from bridge.config_sections import KafkaSettings
+from bridge.errors import Refused
+from bridge.event import Delivery
+from bridge.journal_file import Group, Parked
+from bridge.metrics import Metrics
+from bridge.normalize import Normalizer
+from bridge.sender import Prepared, Sender, backoff
+
+WINDOW_EVENTS = 1000
+"""About how many events are sent at once: enough for full batches, few enough to be repeated after a crash."""
+SLICE_EVENTS = 25
+"""Events normalized before the loop may serve requests again: below a millisecond."""
+WINDOWS_AHEAD = 2
+"""Windows that are prepared while one is on its way."""
+MEND_EVENTS = 500
+"""Parked events sent at once when their topic is tried again."""
+MEND_FIRST_ATTEMPT = 3
+"""Where the backoff of a topic that refuses begins: at about a second, since trying costs a producer."""
+PROVISION_SECONDS = 60.0
+"""How long one attempt to make or verify the topics may take."""
+
+_log = structlog.stdlib.get_logger()
+
+
+class Backlog(Protocol):
+    """Where deliveries wait: the journal, or the hand-over without a disk."""
+
+    @property
+    def depth(self) -> int:
+        """Deliveries not yet on Kafka."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes they take."""
+
+    @property
+    def oldest_received_ms(self) -> int | None:
+        """Receipt of the oldest, in ms since the epoch."""
+
+    @property
+    def parked(self) -> dict[str, int]:
+        """Deliveries that wait for a topic that refuses them."""
+
+    @property
+    def refusal(self) -> Refused | None:
+        """Why a delivery would be refused now."""
+
+    def append(self, delivery: Delivery) -> asyncio.Future[None]:
+        """Take a delivery; the future is done when it may be acknowledged, or fails with Refused."""
+
+    async def read(self) -> list[Group]:
+        """Return the next groups, in order."""
+
+    def settle(self, group: Group) -> None:
+        """Forget everything up to the end of a group."""
+
+    async def park(self, group: Group, parked: Sequence[tuple[str, Delivery]]) -> None:
+        """Settle, but keep some deliveries for their topics."""
+
+    def parked_for(self, topic: str, limit: int) -> list[Parked]:
+        """Return the deliveries that have waited longest for a topic."""
+
+    async def unpark(self, parked: Sequence[Parked]) -> None:
+        """Forget parked deliveries."""
+
+
+class Window(NamedTuple):
+    """Events that are sent together, and the group that ends with the last of them."""
+
+    events: list[Prepared]
+    upto: Group
+
+
+class Publisher:
+    """Moves events from a backlog to Kafka until it is stopped."""
+
+    def __init__(
+        self,
+        backlog: Backlog,
+        normalizer: Normalizer,
+        settings: KafkaSettings,
+        metrics: Metrics,
+        provision: Callable[[], Awaitable[None]],
+    ) -> None:
+        """`provision` makes or verifies the topics; it is tried until Kafka answers, before the first event."""
+        self._backlog = backlog
+        self._normalizer = normalizer
+        self._settings = settings
+        self._metrics = metrics
+        self._provision = provision
+        self._sender = Sender(settings, metrics, self._kafka_is)
+        self._windows: asyncio.Queue[Window] = asyncio.Queue(WINDOWS_AHEAD)
+        # The topics that refuse, and how many of their events are not yet on disk as parked.
+        self._on_the_way: dict[str, int] = {}
+        self._menders: set[asyncio.Task[None]] = set()
+        self._connected: bool | None = None
+
+    @property
+    def connected(self) -> bool:
+        """Whether Kafka answered when it was last asked."""
+        return bool(self._connected)
+
+    @contextlib.asynccontextmanager
+    async def running(self, drain_seconds: float) -> AsyncIterator[Publisher]:
+        """Publish while the block runs; on leaving it, drain for at most `drain_seconds` if Kafka answers."""
+        async with asyncio.TaskGroup() as tasks:
+            work = [
+                tasks.create_task(self._prepare(), name="prepare"),
+                tasks.create_task(self._publish(tasks), name="publish"),
+            ]
+            try:
+                yield self
+                await self._drain(drain_seconds)
+            finally:
+                for task in (*work, *self._menders):
+                    task.cancel()
+        await self._sender.close()
+
+    async def _drain(self, seconds: float) -> None:
+        """Wait until nothing flows any more; what is left stays on disk for the next start."""
+        deadline = time.monotonic() + seconds
+        flowing = self._backlog.depth - sum(self._backlog.parked.values())
+        # Not known yet counts as there: an event that came in with the first connection still on its way waits for it.
+        while flowing and self._connected is not False and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+            flowing = self._backlog.depth - sum(self._backlog.parked.values())
+        _log.info("drained" if not flowing else "stopped_before_drained", left=self._backlog.depth)
+
+    async def _prepare(self) -> None:
+        """Read ahead: turn deliveries into events while others are on their way."""
+        while True:
+            events: list[Prepared] = []
+            for group in await self._backlog.read():
+                for delivery in group.deliveries:
+                    events.append(Prepared(self._normalizer.event(delivery), delivery))
+                    if len(events) % SLICE_EVENTS == 0:
+                        await asyncio.sleep(0)
+                if len(events) >= WINDOW_EVENTS:
+                    await self._windows.put(Window(events, group))
+                    events = []
+            if events:
+                await self._windows.put(Window(events, group))
+
+    async def _publish(self, tasks: asyncio.TaskGroup) -> None:
+        await self._provision_topics()
+        for topic in self._backlog.parked:
+            self._hold_back(topic, "it refused before the restart", tasks)
+        while True:
+            window = await self._windows.get()
+            parked = await self._send(window.events, tasks)
+            if not parked:
+                self._backlog.settle(window.upto)
+                continue
+            await self._backlog.park(window.upto, parked)
+            for topic, _ in parked:
+                self._on_the_way[topic] -= 1
+            self._report_parked()
+
+    async def _provision_topics(self) -> None:
+        attempt = 0
+        while True:
+            try:
+                async with asyncio.timeout(PROVISION_SECONDS):
+                    return await self._provision()
+            except (KafkaError, OSError, TimeoutError) as error:
+                self._kafka_is(connected=False, detail=f"{type(error).__name__}: {error}")
+                await asyncio.sleep(backoff(attempt))
+                attempt += 1
+
+    async def _send(self, events: Sequence[Prepared], tasks: asyncio.TaskGroup) -> list[tuple[str, Delivery]]:
+        """Send events until each is on Kafka; return those that must wait for their topics, with the topics."""
+        order = {id(each.delivery): index for index, each in enumerate(events)}
+        held: dict[int, tuple[str, Delivery]] = {}
+        attempt = 0
+        while True:
+            flowing: list[Prepared] = []
+            for prepared in events:
+                topic = prepared.event.topic
+                if topic in self._on_the_way:
+                    self._on_the_way[topic] += 1
+                    held[order[id(prepared.delivery)]] = topic, prepared.delivery
+                else:
+                    flowing.append(prepared)
+            if not flowing:
+                return [held[index] for index in sorted(held)]
+            verdicts = await self._sender.send(flowing)
+            self._count(verdicts.sent)
+            if len(verdicts.sent) == len(flowing) and not held:
+                return []
+            for topic, (_, words) in verdicts.refused.items():
+                self._hold_back(topic, words, tasks)
+            rest = [*verdicts.again, *(each for refused, _ in verdicts.refused.values() for each in refused)]
+            dead = [self._dead_letter(prepared, words) for prepared, words in verdicts.rejected]
+            events = sorted([*rest, *dead], key=lambda each: order[id(each.delivery)])
+            if verdicts.again and not verdicts.sent:
+                await asyncio.sleep(backoff(attempt))
+                attempt += 1
+
+    def _dead_letter(self, prepared: Prepared, words: str) -> Prepared:
+        event = self._normalizer.dead_letter(prepared.delivery, "too_large", words)
+        return Prepared(event, prepared.delivery)
+
+    def _count(self, sent: Sequence[Prepared]) -> None:
+        now = time.time() * 1000
+        for topic, count in Counter(event.topic for event, _ in sent).items():
+            self._metrics.records.labels(topic).inc(count)
+        for event, _ in sent:
+            self._metrics.publish_seconds.observe((now - event.received_ms) / 1000)
+
+    def _report_parked(self) -> None:
+        self._metrics.parked.clear()
+        for topic, count in self._backlog.parked.items():
+            self._metrics.parked.labels(topic).set(count)
+
+    def _kafka_is(self, *, connected: bool, detail: str = "") -> None:
+        """Log a change of the connection's state, once."""
+        self._metrics.kafka_connected.set(connected)
+        if connected is self._connected:
+            return
+        self._connected = connected
+        servers = self._settings.bootstrap_servers
+        if connected:
+            _log.info("kafka_connected", bootstrap_servers=servers)
+        else:
+            _log.warning("kafka_away", bootstrap_servers=servers, detail=detail, meaning="attempts go on")
+
+    def _hold_back(self, topic: str, words: str, tasks: asyncio.TaskGroup) -> None:
+        """Let a topic's events wait on disk, and try it again until it takes them."""
+        if topic in self._on_the_way:
+            return
+        self._on_the_way[topic] = 0
+        _log.error("topic_refuses", topic=topic, detail=words, meaning="its events wait on disk, others flow")
+        mender = tasks.create_task(self._mend(topic), name=f"mend {topic}")
+        self._menders.add(mender)
+        mender.add_done_callback(self._menders.discard)
+
+    async def _mend(self, topic: str) -> None:
+        """Send what is parked for a topic, oldest first, over a producer of its own; then let the topic flow again."""
+        sender = Sender(self._settings, self._metrics)
+        attempt = MEND_FIRST_ATTEMPT
+        try:
+            while True:
+                await asyncio.sleep(backoff(attempt))
+                attempt += 1
+                while parked := self._backlog.parked_for(topic, MEND_EVENTS):
+                    done = await self._send_parked(sender, parked)
+                    if not done:
+                        break
+                    await self._backlog.unpark(done)
+                    self._report_parked()
+                    attempt = MEND_FIRST_ATTEMPT
+                # Nothing may come between this look and the release: what is on its way to be parked would be
+                # overtaken by what flows.
+                if not parked and self._on_the_way[topic] == 0:
+                    del self._on_the_way[topic]
+                    _log.info("topic_flows_again", topic=topic)
+                    return
+        finally:
+            await sender.close()
+
+    async def _send_parked(self, sender: Sender, parked: Sequence[Parked]) -> list[Parked]:
+        """Send parked deliveries once; return those that are on Kafka now."""
+        events = [Prepared(self._normalizer.event(each.delivery), each.delivery) for each in parked]
+        verdicts = await sender.send(events)
+        sent = verdicts.sent
+        if verdicts.rejected:
+            sent += (await sender.send([self._dead_letter(*each) for each in verdicts.rejected])).sent
+        self._count(sent)
+        done = {id(each.delivery) for each in sent}
+        return [each for each in parked if id(each.delivery) in done]

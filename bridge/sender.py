@@ -1,0 +1,289 @@
+"""One connection's worth of sending: events in, a verdict for each out.
+
+`Sender` owns one idempotent aiokafka producer at a time and never guesses: an event is `sent` only when every
+in-sync broker has confirmed it. It waits for a Kafka that is away without end. It does not decide what happens to
+an event that Kafka does not take; `Verdicts` says what Kafka said, and the publisher decides.
+
+aiokafka numbers a batch before it is sent, so a batch that failed leaves a gap that the broker refuses ever after
+(OutOfOrderSequenceNumber): after any failure the producer is replaced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple, Protocol
+
+import structlog
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import (
+    InvalidTimestampError,
+    InvalidTopicError,
+    KafkaError,
+    LeaderNotAvailableError,
+    MessageSizeTooLargeError,
+    NotLeaderForPartitionError,
+    PolicyViolationError,
+    RecordListTooLargeError,
+    TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
+from aiokafka.partitioner import murmur2
+
+from bridge.config_sections import KafkaSettings
+from bridge.event import Delivery, Event
+from bridge.kafka import abandon, client_options, words
+from bridge.metrics import Metrics
+
+BATCH_BYTES = 512 * 1024
+"""Size of a produce batch: half of what a topic takes by default, so that headers and framing always fit."""
+STALL_SECONDS = 10.0
+"""How long a topic may stay silent while others are confirmed before its events are parked."""
+BACKOFF_SECONDS = (0.2, 10.0)
+"""First and longest pause between two attempts to reach Kafka; each is shortened at random by up to half."""
+METADATA_SECONDS = 3.0
+"""How long a topic may take to be found among Kafka's."""
+
+InvalidRecord = for_code(87)
+"""The broker checked the record itself and refused it (KIP-467)."""
+
+TOPIC_ERRORS = (
+    TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
+    NotLeaderForPartitionError,
+    LeaderNotAvailableError,
+    InvalidTopicError,
+    PolicyViolationError,
+    # A clock that jumped: the topic takes the event when its time has come, or the clock is mended.
+    InvalidTimestampError,
+)
+"""The topic refuses, for now at least; other topics may flow."""
+EVENT_ERRORS = (MessageSizeTooLargeError, RecordListTooLargeError, InvalidRecord)
+"""Something in the batch can never be taken."""
+
+_log = structlog.stdlib.get_logger()
+_murmur2 = lru_cache(maxsize=65_536)(murmur2)
+
+
+class Prepared(NamedTuple):
+    """An event ready to be sent, and the delivery it was made from."""
+
+    event: Event
+    delivery: Delivery
+
+
+class Tell(Protocol):
+    """What hears whether Kafka answers."""
+
+    def __call__(self, *, connected: bool, detail: str = "") -> None:
+        """Take the news."""
+
+
+@dataclass(slots=True)
+class Verdicts:
+    """What became of each event: every one is in exactly one of these, in the order it had.
+
+    `sent`: confirmed. `again`: unknown, to be sent again. `refused`: by topic, its events and Kafka's words.
+    `rejected`: can never be taken, with Kafka's words.
+    """
+
+    sent: list[Prepared] = field(default_factory=list)
+    again: list[Prepared] = field(default_factory=list)
+    refused: dict[str, tuple[list[Prepared], str]] = field(default_factory=dict)
+    rejected: list[tuple[Prepared, str]] = field(default_factory=list)
+
+    def refuse(self, prepared: Prepared, words: str) -> None:
+        """Add an event that its topic does not take for now."""
+        self.refused.setdefault(prepared.event.topic, ([], words))[0].append(prepared)
+
+
+@dataclass(slots=True)
+class _Batch:
+    topic: str
+    partition: int
+    builder: Any
+    future: asyncio.Future[Any] | None = None
+
+    def outcome(self) -> Literal[True] | BaseException | None:
+        """Return True when Kafka confirmed, its error when it refused, None when it said nothing."""
+        if self.future is None or not self.future.done() or self.future.cancelled():
+            return None
+        return self.future.exception() or True
+
+
+def backoff(attempt: int) -> float:
+    """Return seconds to wait before attempt number `attempt` (from 0): exponential, bounded, with jitter."""
+    first, longest = BACKOFF_SECONDS
+    return min(longest, first * 2.0 ** min(attempt, 16)) * random.uniform(0.5, 1)  # noqa: S311 - not a secret
+
+
+class Sender:
+    """Sends events over one producer, replaced when it fails."""
+
+    def __init__(self, settings: KafkaSettings, metrics: Metrics, tell: Tell | None = None) -> None:
+        """`tell` hears whether Kafka answers, each time that is found out."""
+        self._settings = settings
+        self._metrics = metrics
+        self._tell: Tell = tell or (lambda **_: None)
+        self._producer: AIOKafkaProducer | None = None
+        self._sends = 0
+        self._singly: set[str] = set()
+
+    async def connect(self) -> AIOKafkaProducer:
+        """Return a producer that has reached Kafka, waiting without end; idempotent, `acks=all`."""
+        attempt = 0
+        while self._producer is None:
+            producer = AIOKafkaProducer(
+                **client_options(self._settings),
+                enable_idempotence=True,
+                acks="all",
+                compression_type=None if self._settings.compression == "none" else self._settings.compression,
+                max_batch_size=BATCH_BYTES,
+                linger_ms=0,
+            )
+            try:
+                async with asyncio.timeout(30):
+                    await producer.start()
+            except (KafkaError, OSError, TimeoutError) as error:
+                self._tell(connected=False, detail=words(error))
+                await abandon(producer)
+                await asyncio.sleep(backoff(attempt))
+                attempt += 1
+            except BaseException:
+                await abandon(producer)
+                raise
+            else:
+                self._producer = producer
+                self._tell(connected=True)
+        return self._producer
+
+    async def send(self, events: Sequence[Prepared]) -> Verdicts:
+        """Send events, those of a partition in order, and return what became of each."""
+        producer = await self.connect()
+        refused: dict[str, str] = {}
+        placed: list[_Batch | None] = [None] * len(events)
+        try:
+            partitions = await self._partitions(producer, events, refused)
+            batches = self._pack(producer, events, partitions, placed)
+            await self._hand_over(producer, batches)
+            await self._await_confirmation([batch.future for batch in batches if batch.future is not None])
+        except (KafkaError, OSError, TimeoutError) as error:
+            _log.info("kafka_send_failed", detail=words(error))
+        verdicts = self._judge(events, placed, refused)
+        if len(verdicts.sent) != len(events):
+            self._metrics.producer_replacements.inc()
+            await self.close()
+        return verdicts
+
+    async def _partitions(
+        self, producer: AIOKafkaProducer, events: Sequence[Prepared], refused: dict[str, str]
+    ) -> dict[str, int]:
+        """Return how many partitions each topic has; a topic that has none goes to `refused`, with the reason."""
+        found: dict[str, int] = {}
+        for topic in dict.fromkeys(each.event.topic for each in events):
+            known = producer.client.cluster.partitions_for_topic(topic)
+            if known is not None:
+                found[topic] = len(known)
+                continue
+            try:
+                async with asyncio.timeout(METADATA_SECONDS):
+                    found[topic] = len(await producer.partitions_for(topic))
+            except TopicAuthorizationFailedError as error:
+                refused[topic] = words(error)
+            except (UnknownTopicOrPartitionError, TimeoutError):
+                # aiokafka says the same of a Kafka that is away: ask again, and let that fail if it is.
+                metadata = await producer.client.fetch_all_metadata()
+                if topic not in metadata.topics():
+                    refused[topic] = "the topic does not exist"
+        return found
+
+    def _pack(
+        self,
+        producer: AIOKafkaProducer,
+        events: Sequence[Prepared],
+        partitions: dict[str, int],
+        placed: list[_Batch | None],
+    ) -> list[_Batch]:
+        """Group events into batches a partition, in order, and note in `placed` where each one went."""
+        self._sends += 1
+        batches: list[_Batch] = []
+        latest: dict[tuple[str, int], _Batch] = {}
+        for index, ((topic, key, value, headers, received_ms, _, identity), _) in enumerate(events):
+            count = partitions.get(topic)
+            if count is None:
+                continue
+            partition = ((_murmur2(key) & 0x7FFFFFFF) if key is not None else self._sends) % count
+            batch = latest.get((topic, partition))
+            alone = identity in self._singly
+            if (
+                batch is None
+                or alone
+                or batch.builder.append(timestamp=received_ms, key=key, value=value, headers=headers) is None
+            ):
+                batch = _Batch(topic, partition, producer.create_batch())
+                batch.builder.append(timestamp=received_ms, key=key, value=value, headers=headers)
+                if alone:
+                    batch.builder.close()
+                latest[topic, partition] = batch
+                batches.append(batch)
+            placed[index] = batch
+        return batches
+
+    async def _hand_over(self, producer: AIOKafkaProducer, batches: Sequence[_Batch]) -> None:
+        for batch in batches:
+            batch.builder.close()
+            batch.future = await producer.send_batch(batch.builder, batch.topic, partition=batch.partition)
+            # One that is given up while it waits fails later, with nobody left to ask for the reason.
+            batch.future.add_done_callback(lambda future: future.cancelled() or future.exception())
+
+    async def _await_confirmation(self, waiting: Collection[asyncio.Future[Any]]) -> None:
+        """Wait until each batch has its answer, or some have while others stay silent, or for too long in vain."""
+        deadline = time.monotonic() + self._settings.delivery_timeout_seconds
+        while waiting:
+            answered, waiting = await asyncio.wait(waiting, timeout=STALL_SECONDS)
+            if waiting and not answered:
+                self._tell(connected=False, detail=f"nothing was confirmed for {STALL_SECONDS:.0f} seconds")
+                if time.monotonic() < deadline:
+                    continue
+            return
+
+    def _judge(self, events: Sequence[Prepared], placed: Sequence[_Batch | None], refused: dict[str, str]) -> Verdicts:
+        """Sort the events, each in its order, by what Kafka said of its batch."""
+        verdicts = Verdicts()
+        population = Counter(id(batch) for batch in placed)
+        some_sent = any(batch is not None and batch.outcome() is True for batch in placed)
+        if some_sent:
+            self._tell(connected=True)
+        for prepared, batch in zip(events, placed, strict=True):
+            topic = prepared.event.topic
+            outcome = batch.outcome() if batch is not None else None
+            if outcome is True:
+                verdicts.sent.append(prepared)
+                self._singly.discard(prepared.event.id)
+            elif isinstance(outcome, EVENT_ERRORS) and population[id(batch)] == 1:
+                verdicts.rejected.append((prepared, words(outcome)))
+                self._singly.discard(prepared.event.id)
+            elif isinstance(outcome, EVENT_ERRORS):
+                self._singly.add(prepared.event.id)
+                verdicts.again.append(prepared)
+            elif isinstance(outcome, TOPIC_ERRORS):
+                verdicts.refuse(prepared, words(outcome))
+            elif topic in refused:
+                verdicts.refuse(prepared, refused[topic])
+            elif outcome is None and some_sent and batch is not None and batch.future is not None:
+                verdicts.refuse(prepared, f"silent for {STALL_SECONDS:.0f} seconds while other topics were confirmed")
+            else:
+                verdicts.again.append(prepared)
+        return verdicts
+
+    async def close(self) -> None:
+        """Give up the producer, within a bound."""
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            await abandon(producer)
