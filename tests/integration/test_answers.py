@@ -8,6 +8,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -186,7 +187,7 @@ def test_tokens_are_read_again_when_their_file_changes(embedded_broker: Broker, 
     """A rotation needs no restart: the new token is taken, then the old one is not; an emptied file changes nothing."""
     file = tmp_path / "tokens"
     file.write_text("old\n")
-    settings = {"topics_provision": "off", "tokens": None, "tokens_file": file}
+    settings: dict[str, Any] = {"topics_provision": "off", "tokens": None, "tokens_file": file}
     with Daemon(tmp_path, embedded_broker.bootstrap_servers, **settings) as daemon:
         assert daemon.post(BODY, token="old").status == 200
         file.write_text("# rotation\nold\nnew\n")
@@ -213,7 +214,8 @@ def test_without_a_token_it_does_not_start(tmp_path: Path) -> None:
 def test_a_port_that_is_taken_ends_the_start(daemon: Daemon, tmp_path: Path) -> None:
     """An address in use is one sentence and an exit code, for either port."""
     for name in ("listen", "admin_listen"):
-        other = Daemon(tmp_path, "127.0.0.1:1", **{name: daemon.settings[name]})
+        taken: dict[str, Any] = {name: daemon.settings[name]}
+        other = Daemon(tmp_path, "127.0.0.1:1", **taken)
         assert other.spawn().wait(30) == 1
         assert f"BRIDGE_{name.upper()}" in other.log()
         assert "Traceback" not in other.log()
