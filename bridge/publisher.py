@@ -166,6 +166,7 @@ class Publisher:
 
     async def _publish(self, tasks: asyncio.TaskGroup) -> None:
         await self._provision_topics()
+        await self._sender.connect()
         for topic in self._backlog.parked:
             self._hold_back(topic, "it refused before the restart", tasks)
         while True:

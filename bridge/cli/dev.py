@@ -8,8 +8,11 @@ A consumer prints each event as it reaches its topic. A Kafka that the configura
 from __future__ import annotations
 
 import asyncio
+import os
 import shlex
+import shutil
 import signal
+import sys
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -230,7 +233,9 @@ def _first_screen(settings: Settings, addresses: Addresses, *, embedded: bool) -
     else:
         token, shown = TOKEN, TOKEN
     header = f" -H {TOKEN_HEADER}:{token}" if token else ""
-    simulate = "bridge simulate" + (f" --token {token}" if token else "") + " --count 50"
+    # As it was called: after `make run` the command is in the checkout's environment, not on the PATH.
+    command = "bridge" if shutil.which("bridge") else os.path.relpath(sys.argv[0])
+    simulate = f"{command} simulate" + (f" --token {token}" if token else "") + " --count 50"
     if not public.endswith(LISTEN):
         simulate += f" --url {url}"
     return Text.assemble(
@@ -242,7 +247,7 @@ def _first_screen(settings: Settings, addresses: Addresses, *, embedded: bool) -
         f"{settings.kafka.bootstrap_servers}{' (embedded, in memory)' if embedded else ''}\n",
         ("token     ", "dim"),
         f"{shown}\n\n",
-        (f"curl{header} --data-binary @{shlex.quote(str(example))} {url}\n", "green"),
+        (f"curl -sS -w '%{{http_code}}\\n'{header} --data-binary @{shlex.quote(str(example))} {url}\n", "green"),
         (f"{simulate}\n\n", "green"),
         ("Events appear below as they reach their topics. Ctrl-C ends.", "dim"),
     )
