@@ -1,0 +1,93 @@
+"""Who may deliver."""
+
+from __future__ import annotations
+
+import hmac
+import time
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from bridge import auth
+from bridge.auth import MAX_TOKEN_LENGTH, Tokens
+from bridge.errors import ConfigError
+
+
+def tokens(*fixed: str, file: Path | None = None, allow: bool = False) -> Tokens:
+    """Return tokens that look at their file each time."""
+    return Tokens(tuple(SecretStr(each) for each in fixed), file, allow_unauthenticated=allow)
+
+
+@pytest.fixture(autouse=True)
+def _look_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auth, "RELOAD_SECONDS", 0.0)
+
+
+def test_each_of_several_tokens_is_valid_and_nothing_else() -> None:
+    """During a rotation both tokens work; a part, an extension or another case of one does not."""
+    valid = tokens("old", "new")
+    assert valid.accepts("old")
+    assert valid.accepts("new")
+    for wrong in ("", "ol", "old ", "oldnew", "OLD", "old,new", "\udcff"):
+        assert not valid.accepts(wrong)
+
+
+def test_every_token_is_compared_whichever_matches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time does not tell which token, or how much of it, was right: all are compared, by digests of one length."""
+    compared: list[tuple[int, int]] = []
+    real = hmac.compare_digest
+
+    def compare(left: bytes, right: bytes) -> bool:
+        compared.append((len(left), len(right)))
+        return real(left, right)
+
+    monkeypatch.setattr(hmac, "compare_digest", compare)
+    valid = tokens("a", "b" * 500, "c")
+    for presented in ("a", "c", "nothing"):
+        compared.clear()
+        valid.accepts(presented)
+        assert compared == [(32, 32)] * 3
+
+
+def test_a_very_long_token_is_refused_unread() -> None:
+    """A stranger cannot have megabytes hashed."""
+    assert not tokens("x" * (MAX_TOKEN_LENGTH + 1)).accepts("x" * (MAX_TOKEN_LENGTH + 1))
+
+
+def test_the_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
+    """A new token in the file is valid at once, one that is gone is not; comments and blank lines are none."""
+    file = tmp_path / "tokens"
+    file.write_text("# current\none\n\n")
+    valid = tokens("fixed", file=file)
+    assert valid.accepts("one")
+    assert not valid.accepts("# current")
+    file.write_text("two\nthree\n")
+    assert [valid.accepts(each) for each in ("one", "two", "three", "fixed")] == [False, True, True, True]
+
+
+def test_a_file_that_vanishes_or_empties_keeps_what_was_known(tmp_path: Path) -> None:
+    """A rotation that replaces the file in two steps locks nobody out in between."""
+    file = tmp_path / "tokens"
+    file.write_text("one\n")
+    valid = tokens(file=file)
+    file.unlink()
+    assert valid.accepts("one")
+    file.write_text("\n")
+    assert valid.accepts("one")
+    time.sleep(0.01)
+    file.write_text("two\n")
+    assert valid.accepts("two")
+    assert not valid.accepts("one")
+
+
+def test_no_token_at_all_is_a_mistake_unless_asked_for(tmp_path: Path) -> None:
+    """An empty file opens no door by itself; `allow_unauthenticated` does, and only where there is no token."""
+    file = tmp_path / "tokens"
+    file.write_text("# none yet\n")
+    with pytest.raises(ConfigError, match="holds no token"):
+        tokens(file=file)
+    assert tokens(file=file, allow=True).open_to_all
+    assert not tokens("one", allow=True).open_to_all
+    with pytest.raises(ConfigError, match="make it readable"):
+        tokens(file=tmp_path / "absent")
