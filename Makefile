@@ -5,11 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(VENV)/run.stamp
 DEV := $(VENV)/dev.stamp
+BASE ?= HEAD~1
 UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench check fmt lock clean
+.PHONY: help run test bench bench-compare profile check fmt lock clean
 
 help:  ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +24,14 @@ test: $(DEV)  ## Run all tests, on the embedded broker and on Apache Kafka; ARGS
 bench: $(DEV)  ## Measure cost, tail, backlog and start beside a bare aiohttp handler (about 5 minutes)
 	@mkdir -p .cache
 	@$(BIN)/python -m tests.bench --json .cache/bench.json $(ARGS)
+
+bench-compare: $(DEV)  ## Measure the whole way of this tree beside that of another commit: BASE=<git ref>
+	@mkdir -p .cache
+	@$(BIN)/python -m tests.bench.compare $(BASE)
+
+profile: $(DEV)  ## Write a flame graph of the daemon under load to .cache/profile.svg
+	@mkdir -p .cache
+	@$(BIN)/python -m tests.bench.profile .cache/profile.svg
 
 check: $(DEV)  ## Lint, check the format and the types
 	@$(BIN)/ruff check

@@ -45,7 +45,8 @@ def wait_for(condition: Any, seconds: float = 30.0, what: str = "") -> None:
 class Daemon:
     """`bridge serve` with ports of its own and everything it needs in `directory`.
 
-    It may be started again and again on the same journal. Settings are BRIDGE_ variables in lower case.
+    It may be started again and again on the same journal. Settings are BRIDGE_ variables in lower case. With
+    `source_tree` it runs the code of another checkout.
     """
 
     def __init__(self, directory: Path, bootstrap_servers: str, prefix: str = "gumlet.", **settings: Any) -> None:
@@ -62,6 +63,7 @@ class Daemon:
             **settings,
         }
         self.process: subprocess.Popen[bytes] | None = None
+        self.source_tree: Path | None = None
         self.public = self.admin = ""
         self._log_from = 0
 
@@ -76,11 +78,12 @@ class Daemon:
         """Start the process without waiting for it."""
         self._log_from = self.log_file.stat().st_size if self.log_file.exists() else 0
         settings = {name: value for name, value in self.settings.items() if value is not None}
+        other_tree = {} if self.source_tree is None else {"PYTHONPATH": str(self.source_tree)}
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
                 [*BRIDGE, "serve"],
                 cwd=self.directory,
-                env=environment(**settings),
+                env=environment(**settings) | other_tree,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.progress import Progress
@@ -124,44 +124,86 @@ class Bench:
 
     def _half(self, rate: float) -> None:
         """Measure the tail at half of saturation, open loop."""
-        if "oha" in " ".join(load.missing()):
+        if load.missing():
             return
         with servers.floor() as server:
             floor = load.steady(server.url, BODY, rate, seconds=self._seconds)
         with self.bridge(self._kafka) as server:
             bridge = load.steady(server.url, BODY, rate, seconds=self._seconds)
-        self.note("whole way: p99 at half of saturation", bridge.p99 / floor.p99, "x floor", at_most=2.5)
-        self.note("whole way: p99 at half of saturation, absolute", bridge.p99, "ms")
+        self.note("whole way: p99 at half of saturation", bridge.p99, "ms")
+        self.note(
+            "whole way: p99 at half of saturation beside the floor", bridge.p99 / floor.p99, "x floor", at_most=2.5
+        )
 
-    def backlog(self, count: int, floor_rate: float) -> None:
+    def backlog(self, count: int) -> None:
         """Measure a backlog: opening it, draining it without and with requests, memory."""
+        floor_rate = self.figures["floor: answers, 64 connections"].median
+        saturation = self.figures["whole way: answers, 64 connections"].median
         directory = self._scratch / "opened"
         servers.fill_journal(directory, count, BODY.read_bytes())
         began = time.perf_counter()
         JournalFile(directory / FILE_NAME).close()
         self.note(f"open a journal of {count:,} events", time.perf_counter() - began, "s", at_most=2)
         with self.bridge(self._kafka, backlog=count) as server:
-            before, began = server.published(), time.perf_counter()
-            time.sleep(self._seconds)
-            drained = (server.published() - before) / (time.perf_counter() - began)
-            idle = server.memory_mib()
-            half = load.steady(server.url, BODY, floor_rate / 4, seconds=self._seconds) if not load.missing() else None
-            self.note("backlog: drained without requests", drained / floor_rate, "x floor's answers", at_least=1.3)
-            self.note("backlog: memory at most", idle, "MiB", at_most=120)
-            if half is not None:
-                self.note("backlog: p99 of answers while it drains", half.p99, "ms")
+            alone = self._drained(server, lambda: time.sleep(self._seconds))
+            self.note("backlog: drained without requests, absolute", alone, "/s")
+            self.note("backlog: drained without requests", alone / floor_rate, "x floor's answers", at_least=1.3)
+            self.note("backlog: memory at most", server.memory_mib(), "MiB", at_most=120)
+            if load.missing():
+                return
+            seen: list[load.Loaded] = []
+            both = self._drained(
+                server,
+                lambda: seen.append(load.steady(server.url, BODY, saturation / 2, seconds=self._seconds)),
+            )
+            assert server.daemon is not None
+            assert not server.daemon.drained(), "the backlog was too small for the measure"
+            self.note("backlog: drained at half of saturation", both / floor_rate, "x floor's answers", at_least=0.25)
+            usual = self.figures["whole way: p99 at half of saturation"].median
+            self.note("backlog: p99 at half of saturation", seen[0].p99 / usual, "x without", at_most=1.5)
+
+    @staticmethod
+    def _drained(server: Server, meanwhile: Callable[[], object]) -> float:
+        """Return how many records a second reached Kafka meanwhile."""
+        before, began = server.published(), time.perf_counter()
+        meanwhile()
+        return (server.published() - before) / (time.perf_counter() - began)
 
     def growth(self) -> None:
         """Measure how the cost of an event grows with the journal, the connections and the body."""
+        document = json.loads(BODY.read_bytes())
+        bodies = {}
+        for kilobytes in (0.5, 8, 64):
+            small = {key: document[key] for key in ("type", "asset_id", "status")}
+            bodies[kilobytes] = self._scratch / f"{kilobytes}.json"
+            bodies[kilobytes].write_text(json.dumps(small | {"filler": "x" * int(kilobytes * 1024 - 100)}))
         with self.bridge(None) as server:
-            small, _ = self.cost(server, 64)
+            usual, _ = self.cost(server, 64)
             one, _ = self.cost(server, 1)
             many, _ = self.cost(server, 1000)
-        with self.bridge(None, backlog=500_000) as server:
+            sizes = {kilobytes: self.cost(server, 64, body)[0] for kilobytes, body in bodies.items()}
+        with self.bridge(None, backlog=1_000_000) as server:
             deep, _ = self.cost(server, 64)
-        self.note("growth: CPU with 500,000 journalled", deep / small, "x with few", at_most=1.15)
-        self.note("growth: CPU at 1,000 connections", many / small, "x at 64")
-        self.note("growth: CPU at 1 connection", one / small, "x at 64")
+        self.note("growth: CPU with 1,000,000 journalled", deep / usual, "x with few", at_most=1.15)
+        self.note("growth: CPU at 1,000 connections", many / usual, "x at 64", at_most=1.15)
+        self.note("growth: CPU at 1 connection", one / usual, "x at 64", at_most=1.15)
+        for kilobytes, cost in sizes.items():
+            self.note(f"growth: CPU of a body of {kilobytes:g} kB", cost, "µs")
+
+    def replicas(self) -> None:
+        """Measure two processes on one port beside one, with the load on the same cores."""
+        rates = []
+        for count in (1, 2):
+            with ExitStack() as stack:
+                shared: dict[str, Any] = {"reuse_port": "true"}
+                for _ in range(count):
+                    self._runs += 1
+                    one = servers.bridge(self._scratch / f"run{self._runs}", None, "replicas.", **shared)
+                    server = stack.enter_context(one)
+                    assert server.daemon is not None
+                    shared["listen"] = server.daemon.settings["listen"]
+                rates.append(load.closed(server.url, BODY, self._scratch, seconds=self._seconds).rate)
+        self.note("replicas: two on one port", rates[1] / rates[0], "x one", at_least=1.7)
 
     def start(self) -> None:
         """Measure from the start of the process to the first acknowledgement, and the idle process."""
@@ -211,7 +253,8 @@ def main() -> None:
         ]
         once: list[Callable[[], None]] = [
             bench.growth,
-            lambda: bench.backlog(options.backlog, bench.figures["floor: answers, 64 connections"].median),
+            lambda: bench.backlog(options.backlog),
+            bench.replicas,
         ]
         progress = stack.enter_context(Progress(console=Console(stderr=True), transient=True))
         steps = rounds * options.rounds + once

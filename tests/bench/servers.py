@@ -71,10 +71,13 @@ def _answers(port: int) -> bool:
 
 
 @contextmanager
-def bridge(directory: Path, kafka: str | None, prefix: str, **settings: object) -> Iterator[Server]:
-    """Run the daemon; without Kafka it only acknowledges."""
+def bridge(
+    directory: Path, kafka: str | None, prefix: str, *, tree: Path | None = None, **settings: object
+) -> Iterator[Server]:
+    """Run the daemon, of another checkout if `tree` names one; without Kafka it only acknowledges."""
     directory.mkdir(parents=True, exist_ok=True)
     daemon = Daemon(directory, kafka or "127.0.0.1:1", prefix, tokens=TOKEN, **settings)
+    daemon.source_tree = tree
     with daemon:
         assert daemon.process is not None
         if kafka is not None:
