@@ -5,11 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(VENV)/run.stamp
 DEV := $(VENV)/dev.stamp
+NODE := tests/node/node_modules/.package-lock.json
 UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check fmt lock clean
+.PHONY: help run test check check-schemas schemas fmt lock clean
 
 help:  ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,10 +21,21 @@ run: $(RUN)  ## Run the bridge on an embedded broker, with a live view of every 
 test: $(DEV)  ## Run all tests, on the embedded broker and on Apache Kafka; ARGS="-k name" to choose
 	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(ARGS)
 
-check: $(DEV)  ## Lint, check the format and the types
+check: $(DEV) check-schemas  ## Lint, check the format, the types and the contract
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
+
+check-schemas: $(DEV)
+	@$(BIN)/bridge schemas asyncapi --check
+	@$(BIN)/bridge schemas page --check
+	@if command -v npm >/dev/null; then \
+		$(MAKE) --no-print-directory $(NODE) && node tests/node/asyncapi.mjs schemas/asyncapi.yaml; \
+	else echo "NOT CHECKED, schemas/asyncapi.yaml by AsyncAPI's parser: there is no npm"; fi
+
+schemas: $(DEV)  ## Make schemas/asyncapi.yaml and schemas/README.md from the schema files
+	@$(BIN)/bridge schemas asyncapi --write
+	@$(BIN)/bridge schemas page --write
 
 fmt: $(DEV)  ## Format the code and mend what can be mended by a tool
 	@$(BIN)/ruff check --fix-only --quiet
@@ -35,7 +47,7 @@ lock: $(DEV)  ## Choose the newest dependencies and write them down with their h
 	@$(UV_COMPILE) --upgrade --extra embedded --group dev --output-file tests/requirements.lock pyproject.toml
 
 clean:  ## Remove the environment, caches and build output
-	@rm -rf $(VENV) .cache dist .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf $(VENV) tests/node/node_modules .cache dist .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/pyvenv.cfg:
@@ -50,4 +62,8 @@ $(RUN): $(VENV)/pyvenv.cfg requirements.lock pyproject.toml
 
 $(DEV): $(RUN) tests/requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r tests/requirements.lock
+	@touch $@
+
+$(NODE): tests/node/package-lock.json
+	@cd tests/node && npm ci --silent --no-audit --no-fund --ignore-scripts
 	@touch $@

@@ -116,6 +116,14 @@ def test_the_prefix_begins_each_name() -> None:
     assert topics["video.status.ready"].dataschema == "urn:gumlet-kafka-bridge:video.status.ready:1"
 
 
+def test_a_new_major_is_a_new_topic(directory: Path) -> None:
+    """From version 2 on the topic's name ends in the version, and ce_dataschema names it."""
+    edit(directory / "video.status.ready.json", x_topic={"version": 2})
+    topic = Contract.load(directory=directory).topics["video.status.ready"]
+    assert (topic.name, topic.version) == ("gumlet.video.status.ready.v2", 2)
+    assert topic.dataschema == "urn:gumlet-kafka-bridge:video.status.ready:2"
+
+
 def test_an_installed_package_has_its_own_schemas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The directory inside the package counts before the one beside it."""
     (tmp_path / "bridge").mkdir()
@@ -224,6 +232,7 @@ def test_a_file_without_its_topic_is_named(directory: Path) -> None:
         ({"event_type": None}, "event_type should be str"),
         ({"version": "1"}, "version should be int"),
         ({"version": True}, "version should be int"),
+        ({"version": 0}, "version is 0"),
         ({"key": 5}, "key should be str or null"),
         ({"key": "nowhere"}, "'nowhere', which is no property"),
         ({"partitions": 0}, "partitions is 0"),
