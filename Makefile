@@ -27,6 +27,7 @@ check: $(DEV) check-schemas  ## Lint, check the format, the types and the contra
 	@$(BIN)/mypy
 
 check-schemas: $(DEV)
+	@$(BIN)/bridge schemas check $(if $(AGAINST),--against $(AGAINST))
 	@$(BIN)/bridge schemas asyncapi --check
 	@$(BIN)/bridge schemas page --check
 	@if command -v npm >/dev/null; then \

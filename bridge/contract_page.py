@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from bridge.compatibility import RULES
 from bridge.contract import DEAD_LETTER, UNRECOGNIZED
 from bridge.references import expanded, read_files
 
@@ -91,11 +92,17 @@ to its end, then go on with the new one. A type that gets its first topic leaves
 way.
 """
 
+_COMPATIBILITY = """\
+## What counts as compatible
+`bridge schemas check --against <git reference or directory>` names every change and what it breaks. BACKWARD: old
+records are valid for the new schema. FORWARD: old consumers, which read objects as open, understand new records. Within
+a version both hold."""
+
 
 def render(contract: Contract) -> str:
     """Return the page as Markdown."""
     files = read_files(contract.dead_letter.path.parent)
-    parts = [_GUIDE, "## Topics", _topics(contract), "## Properties", _LEGEND]
+    parts = [_GUIDE, _COMPATIBILITY, RULES, "## Topics", _topics(contract), "## Properties", _LEGEND]
     for family, topics in _families(contract).items():
         parts += [f"### {_FAMILIES.get(family, f'`{family}`')}", _table(topics[0], files)]
     return "\n\n".join(part.strip() for part in parts) + "\n"

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.json import JSON
 from rich.table import Column, Table
 
-from bridge import asyncapi, contract_page
+from bridge import asyncapi, baseline, contract_page
+from bridge.compatibility import BACKWARD, FORWARD, Verdict, compare
 from bridge.contract import COMMON, Contract, Topic, schemas_directory
 from bridge.errors import BridgeError
 from bridge.references import bundled, read_files
@@ -92,6 +93,57 @@ def bundle(
     except OSError as error:
         raise BridgeError(f"{target} cannot be written: {error.strerror}") from error
     Console().print(f"{len(topics)} files in {target}; {COMMON} is inside each.")
+
+
+@app.command("check")
+def check_(
+    directory: Directory = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REF|DIRECTORY",
+            help="What to compare with: a git reference or a directory. If left out: the newest tag, else where this "
+            "branch left the remote's default branch, else the commit before.",
+        ),
+    ] = None,
+) -> None:
+    """Compare the schemas with an earlier state; exit with 1 where a change breaks consumers or old records.
+
+    **BACKWARD**: old records are valid for the new schema. **FORWARD**: old consumers, which ignore what they do not
+    know, understand new records. Both must hold, unless the version (`x-topic.version`) was raised: that is a new
+    topic beside the old.
+
+    Examples:
+    - what changed since a release: `bridge schemas check --against v1.2.0`
+
+    - against a copy: `bridge schemas check --against /srv/schemas-in-production`
+    """
+    place = directory or schemas_directory()
+    _contract(place)  # what is no contract is not worth comparing
+    reference = against or baseline.default(place)
+    console = Console(soft_wrap=True)
+    if reference is None:
+        console.print(f"NOT CHECKED: {place} is in no git repository. Fix: --against DIRECTORY", style="yellow")
+        return
+    verdicts = compare(baseline.read(reference, place), read_files(place))
+    for verdict in verdicts:
+        _tell(console, verdict)
+    if bad := [verdict for verdict in verdicts if not verdict.allowed]:
+        raise BridgeError(
+            f"{len(bad)} of {len(verdicts)} changed topics are incompatible with {reference}. "
+            "Fix: undo the change, or raise x-topic.version, which makes a new topic beside the old."
+        )
+    console.print(f"{len(verdicts)} topics changed since {reference}: compatible.", highlight=False)
+
+
+def _tell(console: Console, verdict: Verdict) -> None:
+    survives = " and ".join(name for name in (BACKWARD, FORWARD) if name not in verdict.breaks)
+    state = f"version {verdict.new_version}, a new topic" if verdict.raised else survives or "neither survives"
+    color = "green" if verdict.allowed else "red"
+    console.print(f"[{color}]{verdict.event_type}[/]: {state}", highlight=False)
+    for change in verdict.changes:
+        breaks = f" (breaks {' and '.join(sorted(change.breaks))})" if change.breaks else ""
+        console.print(f"  {change.pointer or '/'}: {change.what}{breaks}", highlight=False, markup=False)
 
 
 @app.command("asyncapi")
