@@ -33,6 +33,8 @@ def in_plain_words(kafka: KafkaSettings) -> Iterator[None]:
     """Turn what goes wrong with Kafka inside the block into a BridgeError that says what to do."""
     try:
         yield
+    except BrokenPipeError:  # whoever read what we print has enough
+        raise
     except (KafkaError, TimeoutError, OSError) as error:
         raise BridgeError(
             f"Kafka at {kafka.bootstrap_servers}: {words(error)}. Fix: see that Kafka runs, then "

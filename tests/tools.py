@@ -11,11 +11,14 @@ import orjson
 from bridge.config_sections import TopicsSettings
 from bridge.contract import Contract
 from bridge.kafka import admin_client
+from bridge.metrics import Metrics
+from bridge.sender import Prepared, Sender
 from bridge.topics import apply, survey
 from tests.daemon import BRIDGE, environment
 
 if TYPE_CHECKING:
     from bridge.config_sections import KafkaSettings
+    from bridge.event import Delivery, Event
     from tests.brokers import Broker
 
 
@@ -57,3 +60,17 @@ async def make_topics(broker: Broker, kafka: KafkaSettings, prefix: str) -> None
     async with admin_client(kafka) as admin:
         refusals = await apply(admin, contract, settings, await survey(admin, contract, settings))
         assert not refusals
+
+
+async def publish(kafka: KafkaSettings, events: list[tuple[Event, Delivery]]) -> None:
+    """Publish events as the daemon does."""
+    sender = Sender(kafka, Metrics())
+    left = [Prepared(event, delivery) for event, delivery in events]
+    try:
+        while left:
+            verdicts = await sender.send(left)
+            assert not verdicts.rejected
+            assert not verdicts.refused
+            left = verdicts.again
+    finally:
+        await sender.close()

@@ -22,6 +22,8 @@ COMMANDS = {
     "simulate": "bridge.cli.simulate",
     "topics": "bridge.cli.topics",
     "dead-letter": "bridge.cli.dead_letter",
+    "tail": "bridge.cli.tail",
+    "assets": "bridge.cli.assets",
     "config": "bridge.cli.config",
 }
 """Each command's module; it has a Typer `app`."""

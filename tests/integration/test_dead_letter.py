@@ -10,12 +10,10 @@ import pytest
 
 from bridge.config_sections import KafkaSettings
 from bridge.contract import Contract, schemas_directory
-from bridge.event import Delivery, Event, canonical, content_id
-from bridge.metrics import Metrics
+from bridge.event import Delivery, canonical, content_id
 from bridge.normalize import Normalizer
-from bridge.sender import Prepared, Sender
 from tests.checker import header, read_all
-from tests.tools import bridge, make_topics
+from tests.tools import bridge, make_topics, publish
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,20 +39,6 @@ def too_strict(directory: Path, prefix: str) -> Contract:
     schema["properties"]["title"] = {"type": "string", "maxLength": 5}
     path.write_bytes(orjson.dumps(schema))
     return Contract.load(prefix, directory / "schemas")
-
-
-async def publish(kafka: KafkaSettings, events: list[tuple[Event, Delivery]]) -> None:
-    """Publish events as the daemon does."""
-    sender = Sender(kafka, Metrics())
-    left = [Prepared(event, delivery) for event, delivery in events]
-    try:
-        while left:
-            verdicts = await sender.send(left)
-            assert not verdicts.rejected
-            assert not verdicts.refused
-            left = verdicts.again
-    finally:
-        await sender.close()
 
 
 @pytest.fixture
