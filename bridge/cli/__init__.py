@@ -24,6 +24,7 @@ COMMANDS = {
     "dead-letter": "bridge.cli.dead_letter",
     "tail": "bridge.cli.tail",
     "assets": "bridge.cli.assets",
+    "webhooks": "bridge.cli.webhooks",
     "config": "bridge.cli.config",
 }
 """Each command's module; it has a Typer `app`."""
