@@ -60,6 +60,8 @@ class SimulatedGumlet:
         """The latest event of each asset, by id, also of those that were deleted."""
         self.owners: dict[str, str] = {}
         """The workspace of each asset."""
+        self.subscribed = asyncio.Event()
+        """Set once there has been a webhook."""
         self._webhooks: dict[str, _Webhook] = {}
         self._deliveries: set[asyncio.Task[None]] = set()
 
@@ -91,12 +93,12 @@ class SimulatedGumlet:
                     self.owners[asset.asset_id] = asset.workspace
                     await self._tell(session, asset, event_type, state)
                     await asyncio.sleep(pace)
-            await self.settled()
+            while self._deliveries:
+                await asyncio.gather(*self._deliveries)
 
-    async def settled(self) -> None:
-        """Wait until each delivery was taken or its day is over."""
-        while self._deliveries:
-            await asyncio.gather(*self._deliveries)
+    def failed(self) -> int:
+        """Return how many deliveries were given up."""
+        return sum(each["status"] == "failed" for webhook in self._webhooks.values() for each in webhook.history)
 
     async def _tell(self, session: aiohttp.ClientSession, asset: Asset, event_type: str, state: dict[str, Any]) -> None:
         firsts = []
@@ -171,6 +173,7 @@ class SimulatedGumlet:
         identity = secrets.token_hex(12)
         about = {name: said[name] for name in FIELDS} | {"id": identity, "created_at": _now(), "updated_at": _now()}
         self._webhooks[identity] = _Webhook(about)
+        self.subscribed.set()
         return web.json_response(about)
 
     async def _update(self, request: web.Request) -> web.Response:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from bridge.config_sections import GumletSettings
 from bridge.errors import BridgeError
 from bridge.gumlet_api import gumlet_api
 from bridge.simulation import WORKSPACES, lives
+from tests.daemon import BRIDGE, environment
 from tests.rehearsal import API_KEY, gumlet
 from tests.tools import bridge
 
@@ -147,3 +150,33 @@ async def test_gumlets_own_sdk_reads_the_simulated_gumlet() -> None:
             assert (details.asset_id, details.status) == (asset_id, state["status"])
             parsed = VideoAssetStatusWebhookEvent.construct(**state)
             assert (parsed.type, parsed.asset_id, parsed.status) == (state["type"], asset_id, state["status"])
+
+
+async def test_simulate_serves_the_api() -> None:
+    """`bridge simulate --api` is a Gumlet that the tools talk to: what it prints first is how to reach it."""
+    process = await asyncio.create_subprocess_exec(
+        *BRIDGE,
+        *("simulate", "--api", "127.0.0.1:0", "--count", "1", "--retry-after", "0.001"),
+        env=environment(gumlet_api_key=API_KEY),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    try:
+        async with asyncio.timeout(60):
+            exported = (await process.stdout.readline()).decode().strip()
+            settings: dict[str, object] = {"gumlet_api_key": API_KEY, "gumlet_api_url": exported.partition("=")[2]}
+            sources = [part for workspace in WORKSPACES for part in ("--source", workspace)]
+            ran = await bridge("webhooks", "subscribe", "--url", URL, *sources, "--yes", tokens=TOKEN, **settings)
+            assert ran.code == 0, ran.err
+            assert b"deliveries failed" in await process.stderr.readline()
+            (webhook,) = await listed(settings)
+            history = await bridge("webhooks", "history", webhook["id"], **settings)
+            assert {line["status"] for line in history.lines} == {"failed"}
+            process.send_signal(signal.SIGINT)
+            assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
