@@ -22,6 +22,10 @@ COMMANDS = {
     "simulate": "bridge.cli.simulate",
     "topics": "bridge.cli.topics",
     "schemas": "bridge.cli.schemas",
+    "dead-letter": "bridge.cli.dead_letter",
+    "tail": "bridge.cli.tail",
+    "assets": "bridge.cli.assets",
+    "webhooks": "bridge.cli.webhooks",
     "config": "bridge.cli.config",
 }
 """Each command's module; it has a Typer `app`."""
