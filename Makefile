@@ -9,7 +9,9 @@ UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --
 	--no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check fmt lock clean
+COMPOSE := docker compose -f deploy/compose.yaml
+
+.PHONY: help run test check fmt lock clean compose-up compose-down
 
 help:  ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,10 +22,18 @@ run: $(RUN)  ## Run the bridge on an embedded broker, with a live view of every 
 test: $(DEV)  ## Run all tests, on the embedded broker and on Apache Kafka; ARGS="-k name" to choose
 	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(ARGS)
 
-check: $(DEV)  ## Lint, check the format and the types
+check: $(DEV)  ## Lint, check the format, the types, and all that is in deploy/
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
+	@$(BIN)/python -m pytest --quiet --no-header tests/deploy/files
+
+compose-up:  ## Run the bridge with Kafka, Prometheus, Grafana and a topic viewer (needs Docker)
+	@$(COMPOSE) up --build --detach --wait
+	@echo "webhooks 127.0.0.1:8080 (token dev) · status 127.0.0.1:8081 · Grafana 127.0.0.1:3000 · topics 127.0.0.1:8082"
+
+compose-down:  ## Stop them; ARGS=--volumes forgets what they stored
+	@$(COMPOSE) down $(ARGS)
 
 fmt: $(DEV)  ## Format the code and mend what can be mended by a tool
 	@$(BIN)/ruff check --fix-only --quiet
