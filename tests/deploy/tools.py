@@ -6,6 +6,7 @@ A tool that cannot be had skips the checks that need it, by name: pytest's summa
 from __future__ import annotations
 
 import functools
+import json
 import os
 import shutil
 import subprocess
@@ -31,7 +32,10 @@ class GoTool(NamedTuple):
 GO_TOOLS = {
     # What `docker compose` reads files with, without the engine.
     "compose-spec": GoTool("github.com/compose-spec/compose-go/v2/cmd", "v2.16.2", "cmd"),
+    "kubectl-validate": GoTool("sigs.k8s.io/kubectl-validate", "v0.0.4", "kubectl-validate"),
+    "kube-score": GoTool("github.com/zegl/kube-score/cmd/kube-score", "v1.20.0", "kube-score"),
 }
+PROMETHEUS_OPERATOR = "github.com/prometheus-operator/prometheus-operator@v0.85.0"
 
 
 @functools.cache
@@ -60,6 +64,30 @@ def tool(name: str) -> str:
         (building / built_as).replace(path)
         building.rmdir()
     return str(path)
+
+
+@functools.cache
+def prometheus_operator_crds() -> Path:
+    """Return a folder with the definitions of ServiceMonitor and PrometheusRule, as their operator publishes them."""
+    folder = TOOLS / f"crds-{PROMETHEUS_OPERATOR.rpartition('@')[2]}"
+    if not folder.exists():
+        if shutil.which("go") is None:
+            pytest.skip("NOT CHECKED: no Go to get the definitions of the Prometheus operator with")
+        got = subprocess.run(
+            ["go", "mod", "download", "-json", PROMETHEUS_OPERATOR],
+            cwd="/",
+            capture_output=True,
+            text=True,
+            timeout=BUILD_SECONDS,
+            check=False,
+        )
+        if got.returncode:
+            pytest.skip("NOT CHECKED: the definitions of the Prometheus operator could not be had")
+        source = Path(json.loads(got.stdout)["Dir"]) / "example" / "prometheus-operator-crd"
+        folder.mkdir(parents=True)
+        for name in ("servicemonitors", "prometheusrules"):
+            shutil.copyfile(source / f"monitoring.coreos.com_{name}.yaml", folder / f"{name}.yaml")
+    return folder
 
 
 def run(*command: str | Path, data: str | None = None, cwd: Path = ROOT) -> str:
