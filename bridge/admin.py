@@ -13,7 +13,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from bridge.config import Settings
-from bridge.errors import BridgeError
+from bridge.errors import BridgeError, Refused
 from bridge.ingress import url
 from bridge.metrics import Metrics
 from bridge.publisher import Backlog
@@ -32,7 +32,7 @@ class Admin:
         metrics.watch("bridge_journal_deliveries", "Deliveries not yet on Kafka.", lambda: backlog.depth)
         metrics.watch("bridge_journal_bytes", "Bytes that they take.", lambda: backlog.size_bytes)
         metrics.watch("bridge_journal_oldest_age_seconds", "Age of the oldest of them that flows.", self._oldest_age)
-        metrics.watch("bridge_ready", "1 when a delivery can be made durable.", lambda: backlog.refusal is None)
+        metrics.watch("bridge_ready", "1 when a delivery can be made durable.", lambda: self._refusal() is None)
 
     @contextlib.asynccontextmanager
     async def listening(self) -> AsyncIterator[str]:
@@ -61,6 +61,12 @@ class Admin:
         finally:
             await runner.cleanup()
 
+    def _refusal(self) -> Refused | None:
+        """Why a delivery would be refused now: without a journal, Kafka must answer for one to be safe."""
+        if self._settings.ack == "kafka" and not self._connected():
+            return Refused("kafka_away", "Kafka does not answer")
+        return self._backlog.refusal
+
     def _oldest_age(self) -> float:
         received_ms = self._backlog.oldest_received_ms
         return 0.0 if received_ms is None else max(0.0, time.time() - received_ms / 1000)
@@ -70,7 +76,7 @@ class Admin:
 
     async def _readyz(self, _: web.Request) -> web.Response:
         """Ready means that a delivery can be made durable, not that Kafka is up."""
-        refusal = self._backlog.refusal
+        refusal = self._refusal()
         if refusal is None:
             return web.Response(text="ready\n")
         return web.Response(status=503, text=f"not ready: {refusal.reason}: {refusal}\n")
@@ -79,7 +85,7 @@ class Admin:
         return web.Response(body=self._metrics.render(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def _status(self, _: web.Request) -> web.Response:
-        refusal = self._backlog.refusal
+        refusal = self._refusal()
         status: dict[str, Any] = {
             "version": version("gumlet-kafka-bridge"),
             "uptime_seconds": round(time.time() - self._started, 3),
