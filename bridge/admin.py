@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
@@ -14,6 +15,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from bridge.config import Settings
 from bridge.errors import BridgeError, Refused
+from bridge.forecast import Forecast
 from bridge.ingress import url
 from bridge.metrics import Metrics
 from bridge.publisher import Backlog
@@ -32,6 +34,15 @@ class Admin:
         metrics.watch("bridge_journal_deliveries", "Deliveries not yet on Kafka.", lambda: backlog.depth)
         metrics.watch("bridge_journal_bytes", "Bytes that they take.", lambda: backlog.size_bytes)
         metrics.watch("bridge_journal_oldest_age_seconds", "Age of the oldest of them that flows.", self._oldest_age)
+        self._forecast = forecast = Forecast(settings.journal)
+        if settings.ack == "journal":
+            metrics.watch("bridge_journal_max_bytes", "Bytes that may wait.", lambda: settings.journal.max_bytes)
+            metrics.watch("bridge_journal_free_bytes", "Bytes free on the journal's disk.", forecast.free_bytes)
+            metrics.watch(
+                "bridge_journal_until_full_seconds",
+                "When the journal is full at the rate of the last minute; +Inf while it does not fill.",
+                forecast.seconds_until_full,
+            )
         metrics.watch("bridge_ready", "1 when a delivery can be made durable.", lambda: self._refusal() is None)
 
     @contextlib.asynccontextmanager
@@ -49,6 +60,7 @@ class Admin:
         host, port = self._settings.admin_address
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
         await runner.setup()
+        sampler = asyncio.create_task(self._sample(), name="sample")
         try:
             try:
                 await web.TCPSite(runner, host, port).start()
@@ -59,7 +71,14 @@ class Admin:
                 ) from error
             yield url(runner.addresses[0])
         finally:
+            sampler.cancel()
             await runner.cleanup()
+
+    async def _sample(self) -> None:
+        """Look at the journal's size every second, so that its rate is known whoever asks, and however often."""
+        while True:
+            self._forecast.sample(time.monotonic(), self._backlog.size_bytes)
+            await asyncio.sleep(1)
 
     def _refusal(self) -> Refused | None:
         """Why a delivery would be refused now: without a journal, Kafka must answer for one to be safe."""

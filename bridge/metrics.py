@@ -6,13 +6,17 @@ Labels are bounded: topics and reasons are finite, a source is one of those conf
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.metadata import version
 
+import orjson
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
+
+from bridge.event import Event
+from bridge.recent import Recent
 
 MAX_SOURCES = 100
 OTHER_SOURCE = "other"
@@ -95,6 +99,7 @@ class Metrics:
             ["topic"],
             registry=registry,
         )
+        self.recent = Recent()
         self._sources: dict[str, str] = {}
         self._known: dict[tuple[str, int], Counter] = {}
 
@@ -110,6 +115,19 @@ class Metrics:
                 label = self._sources[source] = source
             counter = self._known[source, status] = self._deliveries.labels(label, str(status))
         counter.inc()
+
+    def refused(self, source: str, status: int, reason: str) -> None:
+        """Count a request that was refused."""
+        self.answered(source, status)
+        self.refusals.labels(str(int(status)), reason).inc()
+        self.recent.refused(int(status), reason, source)
+
+    def dead_lettered(self, events: Iterable[Event]) -> None:
+        """Count events of the dead-letter topic by the reason that they carry."""
+        for event in events:
+            record = orjson.loads(event.value)
+            self.dead_letters.labels(record["reason"]).inc()
+            self.recent.dead_letter(event, record["reason"], record["detail"])
 
     def watch(self, name: str, documentation: str, value: Callable[[], float]) -> None:
         """Expose a value that is asked for when the metrics are."""
