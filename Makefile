@@ -11,7 +11,7 @@ UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --
 .DEFAULT_GOAL := help
 COMPOSE := docker compose -f deploy/compose.yaml
 
-.PHONY: help run test check fmt lock clean compose-up compose-down
+.PHONY: help run test check fmt lock clean compose-up compose-down deploy-files
 
 help:  ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ check: $(DEV)  ## Lint, check the format, the types, and all that is in deploy/
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest --quiet --no-header tests/deploy/files
+
+deploy-files: $(DEV)  ## Make those files of deploy/ that are made from others
+	@$(BIN)/python -m tests.deploy.generate
 
 compose-up:  ## Run the bridge with Kafka, Prometheus, Grafana and a topic viewer (needs Docker)
 	@$(COMPOSE) up --build --detach --wait
