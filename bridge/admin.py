@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
@@ -13,7 +14,8 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from bridge.config import Settings
-from bridge.errors import BridgeError
+from bridge.errors import BridgeError, Refused
+from bridge.forecast import Forecast
 from bridge.ingress import url
 from bridge.metrics import Metrics
 from bridge.publisher import Backlog
@@ -32,7 +34,16 @@ class Admin:
         metrics.watch("bridge_journal_deliveries", "Deliveries not yet on Kafka.", lambda: backlog.depth)
         metrics.watch("bridge_journal_bytes", "Bytes that they take.", lambda: backlog.size_bytes)
         metrics.watch("bridge_journal_oldest_age_seconds", "Age of the oldest of them that flows.", self._oldest_age)
-        metrics.watch("bridge_ready", "1 when a delivery can be made durable.", lambda: backlog.refusal is None)
+        self._forecast = forecast = Forecast(settings.journal)
+        if settings.ack == "journal":
+            metrics.watch("bridge_journal_max_bytes", "Bytes that may wait.", lambda: settings.journal.max_bytes)
+            metrics.watch("bridge_journal_free_bytes", "Bytes free on the journal's disk.", forecast.free_bytes)
+            metrics.watch(
+                "bridge_journal_until_full_seconds",
+                "When the journal is full at the rate of the last minute; +Inf while it does not fill.",
+                forecast.seconds_until_full,
+            )
+        metrics.watch("bridge_ready", "1 when a delivery can be made durable.", lambda: self._refusal() is None)
 
     @contextlib.asynccontextmanager
     async def listening(self) -> AsyncIterator[str]:
@@ -49,6 +60,7 @@ class Admin:
         host, port = self._settings.admin_address
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
         await runner.setup()
+        sampler = asyncio.create_task(self._sample(), name="sample")
         try:
             try:
                 await web.TCPSite(runner, host, port).start()
@@ -59,7 +71,20 @@ class Admin:
                 ) from error
             yield url(runner.addresses[0])
         finally:
+            sampler.cancel()
             await runner.cleanup()
+
+    async def _sample(self) -> None:
+        """Look at the journal's size every second, so that its rate is known whoever asks, and however often."""
+        while True:
+            self._forecast.sample(time.monotonic(), self._backlog.size_bytes)
+            await asyncio.sleep(1)
+
+    def _refusal(self) -> Refused | None:
+        """Why a delivery would be refused now: without a journal, Kafka must answer for one to be safe."""
+        if self._settings.ack == "kafka" and not self._connected():
+            return Refused("kafka_away", "Kafka does not answer")
+        return self._backlog.refusal
 
     def _oldest_age(self) -> float:
         received_ms = self._backlog.oldest_received_ms
@@ -70,7 +95,7 @@ class Admin:
 
     async def _readyz(self, _: web.Request) -> web.Response:
         """Ready means that a delivery can be made durable, not that Kafka is up."""
-        refusal = self._backlog.refusal
+        refusal = self._refusal()
         if refusal is None:
             return web.Response(text="ready\n")
         return web.Response(status=503, text=f"not ready: {refusal.reason}: {refusal}\n")
@@ -79,7 +104,7 @@ class Admin:
         return web.Response(body=self._metrics.render(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def _status(self, _: web.Request) -> web.Response:
-        refusal = self._backlog.refusal
+        refusal = self._refusal()
         status: dict[str, Any] = {
             "version": version("gumlet-kafka-bridge"),
             "uptime_seconds": round(time.time() - self._started, 3),

@@ -62,10 +62,12 @@ async def run(
             backlog, normalizer, settings.kafka, metrics, provision=lambda: provision(settings, contract)
         )
         admin = Admin(settings, backlog, metrics, connected=lambda: publisher.connected)
+        ingress = Ingress(settings, tokens, backlog, metrics)
+        metrics.watch("bridge_requests_in_flight", "Requests read or waiting for an answer.", lambda: ingress.in_flight)
         async with (
             admin.listening() as admin_url,
             publisher.running(settings.shutdown_timeout_seconds),
-            Ingress(settings, tokens, backlog, metrics).listening() as public_url,
+            ingress.listening() as public_url,
         ):
             if tokens.open_to_all:
                 _log.warning("unauthenticated", meaning="anybody who reaches the port can send events")

@@ -34,7 +34,6 @@ class Handover:
         self._bytes = 0
         self._last = 0
         self._readable = asyncio.Event()
-        self.connected = False
 
     @classmethod
     @asynccontextmanager
@@ -75,9 +74,7 @@ class Handover:
 
     @property
     def refusal(self) -> Refused | None:
-        """Why a delivery would be refused now; None when it could be published."""
-        if not self.connected:
-            return Refused("kafka_away", "Kafka does not answer")
+        """Why a delivery would be refused now, as far as memory goes; whether Kafka answers, the publisher knows."""
         return self._full(0)
 
     @property

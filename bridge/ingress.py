@@ -100,6 +100,11 @@ class _Connection(RequestHandler):
             ),
         )
 
+    @property
+    def busy(self) -> bool:
+        """Whether a request is being read or waits for its answer."""
+        return self._current_request is not None
+
     def answer_too_slow(self) -> None:
         """Answer 408 to a sender that does not finish its headers, and close."""
         if self.transport is not None:
@@ -303,6 +308,11 @@ class Ingress:
         if answer.status is HTTPStatus.SERVICE_UNAVAILABLE:
             response.headers[hdrs.RETRY_AFTER] = str(self._settings.retry_after_seconds)
         return response
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that are being read or wait for their answer."""
+        return sum(each.busy for each in self._server.connections if isinstance(each, _Connection))
 
     def _response(self, status: HTTPStatus, *, close: bool, text: str = "") -> web.Response:
         # The names and versions of what runs here are nobody's business.

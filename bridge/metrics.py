@@ -11,12 +11,16 @@ from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 
+import orjson
 from prometheus_client import CollectorRegistry, Counter, Gauge, Metric, generate_latest
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
+
+from bridge.event import Event
+from bridge.recent import Recent
 
 MAX_SOURCES = 100
 OTHER_SOURCE = "other"
@@ -143,6 +147,7 @@ class Metrics:
             ["topic"],
             registry=registry,
         )
+        self.recent = Recent()
 
     def acknowledged(self, source: str, size: int, seconds: float) -> None:
         """Count a 200 to a body of `size` bytes, given after `seconds`."""
@@ -152,9 +157,17 @@ class Metrics:
         self.acknowledge_seconds.observe(seconds)
 
     def refused(self, source: str, status: int, reason: str) -> None:
-        """Count a refusal."""
+        """Count a request that was refused."""
         self._answers.counts[source, status] += 1
         self.refusals.labels(str(status), reason).inc()
+        self.recent.refused(status, reason, source)
+
+    def dead_lettered(self, events: Iterable[Event]) -> None:
+        """Count events of the dead-letter topic by the reason that they carry."""
+        for event in events:
+            record = orjson.loads(event.value)
+            self.dead_letters.labels(record["reason"]).inc()
+            self.recent.dead_letter(event, record["reason"], record["detail"])
 
     def watch(self, name: str, documentation: str, value: Callable[[], float]) -> None:
         """Expose a value that is asked for when the metrics are."""

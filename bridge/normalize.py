@@ -76,6 +76,11 @@ class Normalizer:
         self._unrecognized = _route(contract.unrecognized)
         self._dead_letter = _route(contract.dead_letter)
 
+    @property
+    def dead_letter_topic(self) -> str:
+        """The whole name of the topic for what cannot be published as it is."""
+        return self._dead_letter.topic.name
+
     def event(self, delivery: Delivery) -> Event:
         """Return the one event that `delivery` becomes."""
         try:

@@ -27,6 +27,7 @@ from bridge.event import Delivery
 from bridge.journal_file import Group, Parked
 from bridge.metrics import Metrics
 from bridge.normalize import Normalizer
+from bridge.recent import KEPT
 from bridge.sender import Prepared, Sender, backoff
 
 WINDOW_EVENTS = 1000
@@ -245,8 +246,11 @@ class Publisher:
         now = time.time() * 1000
         for topic, count in Counter(event.topic for event, _ in sent).items():
             self._metrics.records.labels(topic).inc(count)
+            if topic == self._normalizer.dead_letter_topic:
+                self._metrics.dead_lettered(event for event, _ in sent if event.topic == topic)
         for event, _ in sent:
             self._metrics.publish_seconds.observe((now - event.received_ms) / 1000)
+        self._metrics.recent.published((event for event, _ in sent[-KEPT:]), now)
 
     def _report_parked(self) -> None:
         self._metrics.parked.clear()

@@ -1,0 +1,133 @@
+"""Every overlay is rendered, valid by Kubernetes' own schemas, and keeps the rules of a restricted cluster."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.deploy.files.test_image import known_variables
+from tests.deploy.tools import DEPLOY, prometheus_operator_crds, run, tool
+
+KUBERNETES = DEPLOY / "kubernetes"
+OVERLAYS = sorted(path.parent.name for path in KUBERNETES.glob("overlays/*/kustomization.yaml"))
+SCHEMAS_OF = "1.30"
+"""The newest version whose schemas kubectl-validate carries."""
+NOT_ASKED = (
+    "container-image-pull-policy",  # a tag names one image for ever here; pulling it again finds nothing new
+    "statefulset-has-host-podantiaffinity",  # the topology spread does this, and lets a small cluster run it
+    "deployment-has-host-podantiaffinity",
+)
+
+
+@pytest.fixture(scope="module", params=OVERLAYS)
+def rendered(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Render an overlay into a file."""
+    path = tmp_path_factory.mktemp("rendered") / f"{request.param}.yaml"
+    path.write_text(run(tool("kubectl"), "kustomize", KUBERNETES / "overlays" / request.param))
+    return path
+
+
+@pytest.fixture
+def objects(rendered: Path) -> dict[str, dict[str, Any]]:
+    """Return the rendered objects by kind and name."""
+    return {f"{each['kind']}/{each['metadata']['name']}": each for each in yaml.safe_load_all(rendered.read_text())}
+
+
+def workload(objects: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return the StatefulSet or Deployment."""
+    (found,) = [each for name, each in objects.items() if name in ("StatefulSet/bridge", "Deployment/bridge")]
+    return found
+
+
+def test_overlay_is_valid_by_the_schemas(rendered: Path) -> None:
+    """A misspelt or misplaced field, which a cluster would refuse or drop, is found here."""
+    crds = prometheus_operator_crds()
+    run(tool("kubectl-validate"), "--version", SCHEMAS_OF, "--local-crds", crds, rendered)
+
+
+def test_secret_example_is_valid() -> None:
+    """What people copy works, and holds no secret."""
+    path = KUBERNETES / "secret.example.yaml"
+    run(tool("kubectl-validate"), "--version", SCHEMAS_OF, path)
+    assert yaml.safe_load(path.read_text())["stringData"] == {"tokens": "replace-this-with-a-random-token\n"}
+
+
+def test_overlay_keeps_the_policies(rendered: Path) -> None:
+    """kube-score finds limits, probes, policies, budgets and security contexts as they should be."""
+    ignored = [word for each in NOT_ASKED for word in ("--ignore-test", each)]
+    run(tool("kube-score"), "score", *ignored, "--exit-one-on-warning", "--output-format", "ci", rendered)
+
+
+def test_pods_may_run_in_a_restricted_namespace(objects: dict[str, dict[str, Any]]) -> None:
+    """What the restricted Pod Security standard asks for is said by the pod, and the namespace asks for it."""
+    pod = workload(objects)["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert objects["Namespace/gumlet"]["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert pod["automountServiceAccountToken"] is False
+    assert objects["ServiceAccount/bridge"]["automountServiceAccountToken"] is False
+
+
+def test_image_has_one_tag_that_is_not_latest(objects: dict[str, dict[str, Any]]) -> None:
+    """Which program runs never depends on the day it was pulled."""
+    (container,) = workload(objects)["spec"]["template"]["spec"]["containers"]
+    assert re.fullmatch(r".+/gumlet-kafka-bridge:\d+\.\d+\.\d+", container["image"])
+
+
+def test_every_selector_finds_the_pods_and_nothing_else(objects: dict[str, dict[str, Any]]) -> None:
+    """A budget or policy with an empty selector would rule over every pod of the namespace."""
+    labels = workload(objects)["spec"]["template"]["metadata"]["labels"]
+    selectors = [each["spec"]["selector"] for name, each in objects.items() if name.startswith("Service/")]
+    selectors += [
+        objects["PodDisruptionBudget/bridge"]["spec"]["selector"]["matchLabels"],
+        objects["NetworkPolicy/bridge"]["spec"]["podSelector"]["matchLabels"],
+        workload(objects)["spec"]["selector"]["matchLabels"],
+    ]
+    spread = workload(objects)["spec"]["template"]["spec"]["topologySpreadConstraints"]
+    selectors += [each["labelSelector"]["matchLabels"] for each in spread]
+    assert all(selectors)
+    assert all(selector.items() <= labels.items() for selector in selectors)
+
+
+def test_autoscaler_scales_the_workload_that_is_there(objects: dict[str, dict[str, Any]]) -> None:
+    """The overlay that changes the kind changes the autoscaler's target with it."""
+    target = objects["HorizontalPodAutoscaler/bridge"]["spec"]["scaleTargetRef"]
+    assert f"{target['kind']}/{target['name']}" in objects
+    assert target["kind"] == workload(objects)["kind"]
+
+
+def test_grace_period_covers_the_drain(objects: dict[str, dict[str, Any]]) -> None:
+    """A pod is not killed while it still finishes requests and drains: twice the bound, after the pause."""
+    pod = workload(objects)["spec"]["template"]["spec"]
+    pause = int(pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][1])
+    assert pod["terminationGracePeriodSeconds"] >= pause + 2 * 25
+
+
+def test_configuration_names_only_settings_that_exist(objects: dict[str, dict[str, Any]]) -> None:
+    """A misspelt variable would silently change nothing."""
+    (container,) = workload(objects)["spec"]["template"]["spec"]["containers"]
+    names = {each["name"] for each in container["env"]}
+    for name, each in objects.items():
+        if name.startswith("ConfigMap/"):
+            names |= each["data"].keys()
+    assert names <= known_variables()
+
+
+def test_admin_port_is_reached_from_monitoring_only(objects: dict[str, dict[str, Any]]) -> None:
+    """Neither the Ingress nor the public Service leads to health, metrics or the page."""
+    rules = objects["NetworkPolicy/bridge"]["spec"]["ingress"]
+    (admin,) = [rule for rule in rules if rule["ports"] == [{"protocol": "TCP", "port": "admin"}]]
+    assert admin["from"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
+    assert [port["targetPort"] for port in objects["Service/bridge"]["spec"]["ports"]] == ["http"]
+    (path,) = objects["Ingress/bridge"]["spec"]["rules"][0]["http"]["paths"]
+    assert path["backend"]["service"]["name"] == "bridge"

@@ -1,0 +1,84 @@
+"""Writes those files of deploy/ that are made from others: `make deploy-files`. `make check` tells when one is stale.
+
+* METRICS.md from what a running daemon exposes.
+* The monitoring component's PrometheusRule from prometheus/rules.yaml.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import yaml
+from prometheus_client import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from bridge.metrics import Metrics
+from tests.daemon import Daemon, request
+from tests.deploy.tools import DEPLOY
+
+METRICS = DEPLOY / "METRICS.md"
+RULES = DEPLOY / "prometheus" / "rules.yaml"
+PROMETHEUS_RULE = DEPLOY / "kubernetes" / "components" / "monitoring" / "rules.yaml"
+NO_KAFKA = "127.0.0.1:9"
+MADE = "Made by `make deploy-files`; do not edit."
+
+
+@cache
+def exposed_text() -> str:
+    """Return what a real daemon exposes, word for word; it is asked once."""
+    with TemporaryDirectory() as directory, Daemon(Path(directory), NO_KAFKA) as daemon:
+        daemon.post(b"{}")
+        daemon.post(b"{}", token=None)
+        return request(daemon.admin, "GET", "/metrics").body
+
+
+def exposed() -> dict[str, Metric]:
+    """Return what a real daemon exposes, by the names that a query uses less their `_total`, `_bucket` and so on."""
+    return {family.name: family for family in text_string_to_metric_families(exposed_text())}
+
+
+def sample_names(families: dict[str, Metric]) -> set[str]:
+    """Return every name that a query may use."""
+    endings = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"], "summary": ["", "_sum", "_count"]}
+    return {f"{name}{end}" for name, family in families.items() for end in endings.get(family.type, [""])}
+
+
+def metrics_page(families: dict[str, Metric]) -> str:
+    """Return METRICS.md."""
+    labels = {
+        name: ", ".join(f"`{label}`" for label in getattr(collector, "_labelnames", ()))
+        for collector, names in Metrics().registry._collector_to_names.items()
+        for name in names
+    }
+    lines = [
+        "# Metrics",
+        "",
+        f"At `/metrics` of the admin port. {MADE}",
+        "",
+        "| name | type | labels | |",
+        "|---|---|---|---|",
+    ]
+    for name, family in sorted(families.items()):
+        if name.startswith("bridge_"):
+            queried = f"{name}_total" if family.type == "counter" else name
+            lines.append(f"| `{queried}` | {family.type} | {labels.get(name, '')} | {family.documentation} |")
+    lines += ["", "Beside these, the usual ones of a Python process: `process_…`, `python_…`.", ""]
+    return "\n".join(lines)
+
+
+def prometheus_rule() -> str:
+    """Return the rules as the Prometheus operator takes them."""
+    rule = {
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": "PrometheusRule",
+        "metadata": {"name": "bridge"},
+        "spec": yaml.safe_load(RULES.read_text()),
+    }
+    return f"# {MADE}\n" + yaml.safe_dump(rule, sort_keys=False, width=1000)
+
+
+if __name__ == "__main__":
+    METRICS.write_text(metrics_page(exposed()))
+    PROMETHEUS_RULE.write_text(prometheus_rule())
