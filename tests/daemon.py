@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
@@ -61,6 +62,7 @@ class Daemon:
             "topics_prefix": prefix,
             **settings,
         }
+        self.wrapper: Sequence[str] = ()  # a command that runs the daemon in its own place: strace -D, prlimit, env
         self.process: subprocess.Popen[bytes] | None = None
         self.public = self.admin = ""
         self._log_from = 0
@@ -78,7 +80,7 @@ class Daemon:
         settings = {name: value for name, value in self.settings.items() if value is not None}
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
-                [*BRIDGE, "serve"],
+                [*self.wrapper, *BRIDGE, "serve"],
                 cwd=self.directory,
                 env=environment(**settings),
                 stdin=subprocess.DEVNULL,
