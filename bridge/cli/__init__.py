@@ -21,6 +21,7 @@ COMMANDS = {
     "dev": "bridge.cli.dev",
     "simulate": "bridge.cli.simulate",
     "topics": "bridge.cli.topics",
+    "journal": "bridge.cli.journal",
     "config": "bridge.cli.config",
 }
 """Each command's module; it has a Typer `app`."""
