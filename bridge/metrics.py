@@ -95,6 +95,12 @@ class Metrics:
             ["topic"],
             registry=registry,
         )
+        self._token_last_used = Gauge(
+            "bridge_token_last_used_timestamp_seconds",
+            "When a delivery last carried this token, by the token's name.",
+            ["name"],
+            registry=registry,
+        )
         self._sources: dict[str, str] = {}
         self._known: dict[tuple[str, int], Counter] = {}
 
@@ -110,6 +116,10 @@ class Metrics:
                 label = self._sources[source] = source
             counter = self._known[source, status] = self._deliveries.labels(label, str(status))
         counter.inc()
+
+    def token_used(self, name: str, now: float) -> None:
+        """Note that a token was used."""
+        self._token_last_used.labels(name).set(now)
 
     def watch(self, name: str, documentation: str, value: Callable[[], float]) -> None:
         """Expose a value that is asked for when the metrics are."""
