@@ -148,6 +148,12 @@ class Metrics:
             registry=registry,
         )
         self.recent = Recent()
+        self._token_last_used = Gauge(
+            "bridge_token_last_used_timestamp_seconds",
+            "When a delivery last carried this token, by the token's name.",
+            ["name"],
+            registry=registry,
+        )
 
     def acknowledged(self, source: str, size: int, seconds: float) -> None:
         """Count a 200 to a body of `size` bytes, given after `seconds`."""
@@ -168,6 +174,10 @@ class Metrics:
             record = orjson.loads(event.value)
             self.dead_letters.labels(record["reason"]).inc()
             self.recent.dead_letter(event, record["reason"], record["detail"])
+
+    def token_used(self, name: str, now: float) -> None:
+        """Note that a token was used."""
+        self._token_last_used.labels(name).set(now)
 
     def watch(self, name: str, documentation: str, value: Callable[[], float]) -> None:
         """Expose a value that is asked for when the metrics are."""

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
@@ -62,6 +63,7 @@ class Daemon:
             "topics_prefix": prefix,
             **settings,
         }
+        self.wrapper: Sequence[str] = ()  # a command that runs the daemon in its own place: strace -D, prlimit, env
         self.process: subprocess.Popen[bytes] | None = None
         self.source_tree: Path | None = None
         self.public = self.admin = ""
@@ -81,7 +83,7 @@ class Daemon:
         other_tree = {} if self.source_tree is None else {"PYTHONPATH": str(self.source_tree)}
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
-                [*BRIDGE, "serve"],
+                [*self.wrapper, *BRIDGE, "serve"],
                 cwd=self.directory,
                 env=environment(**settings) | other_tree,
                 stdin=subprocess.DEVNULL,

@@ -26,6 +26,7 @@ COMMANDS = {
     "tail": "bridge.cli.tail",
     "assets": "bridge.cli.assets",
     "webhooks": "bridge.cli.webhooks",
+    "journal": "bridge.cli.journal",
     "config": "bridge.cli.config",
 }
 """Each command's module; it has a Typer `app`."""

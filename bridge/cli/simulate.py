@@ -17,6 +17,7 @@ from rich.table import Table
 from yarl import URL
 
 from bridge import config
+from bridge.auth import secrets_in
 from bridge.cli.simulate_api import API_KEY, Rehearsal, rehearse
 from bridge.cli.webhook_sender import Plan, Sender, Tally
 from bridge.errors import BridgeError
@@ -48,8 +49,7 @@ def _token(token: str | None, token_file: Path | None) -> str | None:
         if settings.token_list:
             return settings.token_list[0].get_secret_value()
         token_file = settings.tokens_file
-    lines = token_file.read_text().splitlines() if token_file else []
-    return next((line.strip() for line in lines if line.strip() and not line.startswith("#")), None)
+    return next(iter(secrets_in(token_file.read_text())), None) if token_file else None
 
 
 def _table(report: dict[str, Any]) -> Table:
