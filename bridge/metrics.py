@@ -13,7 +13,7 @@ from importlib.metadata import version
 
 import orjson
 from prometheus_client import CollectorRegistry, Counter, Gauge, Metric, generate_latest
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
@@ -56,11 +56,12 @@ class Histogram(Collector):
 
 
 class _Answers(Collector):
-    """Requests answered, by source and status: counted at each request, so a dictionary and no locks."""
+    """What is counted at each request: plain numbers, since one thread counts and the library's locks would cost."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.counts: Tally[tuple[str, int]] = Tally()
         self.bytes = 0
+        self.tokens: dict[str, float] = {}
         registry.register(self)
 
     def collect(self) -> Iterable[Metric]:
@@ -78,6 +79,14 @@ class _Answers(Collector):
             family.add_metric([source, str(int(status))], count)
         yield family
         yield CounterMetricFamily("bridge_received_bytes", "Bytes of acknowledged bodies.", value=self.bytes)
+        used = GaugeMetricFamily(
+            "bridge_token_last_used_timestamp_seconds",
+            "When a delivery last carried this token, by the token's name.",
+            labels=["name"],
+        )
+        for name, instant in self.tokens.items():
+            used.add_metric([name], instant)
+        yield used
 
 
 class Metrics:
@@ -148,12 +157,6 @@ class Metrics:
             registry=registry,
         )
         self.recent = Recent()
-        self._token_last_used = Gauge(
-            "bridge_token_last_used_timestamp_seconds",
-            "When a delivery last carried this token, by the token's name.",
-            ["name"],
-            registry=registry,
-        )
 
     def acknowledged(self, source: str, size: int, seconds: float) -> None:
         """Count a 200 to a body of `size` bytes, given after `seconds`."""
@@ -177,7 +180,7 @@ class Metrics:
 
     def token_used(self, name: str, now: float) -> None:
         """Note that a token was used."""
-        self._token_last_used.labels(name).set(now)
+        self._answers.tokens[name] = now
 
     def watch(self, name: str, documentation: str, value: Callable[[], float]) -> None:
         """Expose a value that is asked for when the metrics are."""

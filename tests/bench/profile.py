@@ -30,7 +30,7 @@ def main() -> None:
             )
             loading.start()
             spy = [
-                Path(sys.executable).with_name("py-spy"),
+                str(Path(sys.executable).with_name("py-spy")),
                 "record",
                 "--pid",
                 str(server.pid),
