@@ -15,7 +15,7 @@ from bridge import asyncapi, baseline, contract_page
 from bridge.compatibility import BACKWARD, FORWARD, Verdict, compare
 from bridge.contract import COMMON, Contract, Topic, schemas_directory
 from bridge.errors import BridgeError
-from bridge.references import bundled, read_files
+from bridge.references import bundled, expanded, read_files
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -77,10 +77,18 @@ def bundle(
         Path, typer.Argument(metavar="TARGET", help="The directory to write to; made if it is not there.")
     ],
     directory: Directory = None,
+    *,
+    inline: Annotated[
+        bool,
+        typer.Option("--inline", help="Put what is referred to in its place; without it, it is in each file's $defs."),
+    ] = False,
 ) -> None:
     """Write each schema as one file that needs no other: for code generators, registries and validators.
 
-    Example: `bridge schemas bundle build/schemas`
+    Examples:
+    - with shared definitions as types of their own: `bridge schemas bundle build/schemas`
+
+    - for a tool that does not follow references: `bridge schemas bundle build/schemas --inline`
     """
     topics = _topics(directory)
     files = read_files(topics[0].path.parent)
@@ -89,7 +97,8 @@ def bundle(
     try:
         target.mkdir(parents=True, exist_ok=True)
         for topic in topics:
-            (target / topic.path.name).write_text(_json(bundled(topic.schema, files)) + "\n")
+            whole = (expanded if inline else bundled)(topic.schema, files)
+            (target / topic.path.name).write_text(_json(whole) + "\n")
     except OSError as error:
         raise BridgeError(f"{target} cannot be written: {error.strerror}") from error
     Console().print(f"{len(topics)} files in {target}; {COMMON} is inside each.")
