@@ -14,6 +14,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from bridge.config import Settings
+from bridge.drift import Drift
 from bridge.errors import BridgeError, Refused
 from bridge.forecast import Forecast
 from bridge.ingress import url
@@ -24,8 +25,11 @@ from bridge.publisher import Backlog
 class Admin:
     """What the daemon tells of itself."""
 
-    def __init__(self, settings: Settings, backlog: Backlog, metrics: Metrics, connected: Callable[[], bool]) -> None:
+    def __init__(
+        self, settings: Settings, backlog: Backlog, metrics: Metrics, connected: Callable[[], bool], drift: Drift
+    ) -> None:
         """Take `connected`, which tells whether Kafka answered when it was last asked."""
+        self._drift = drift
         self._settings = settings
         self._backlog = backlog
         self._metrics = metrics
@@ -55,6 +59,7 @@ class Admin:
                 web.get("/readyz", self._readyz),
                 web.get("/metrics", self._render_metrics),
                 web.get("/status", self._status),
+                web.get("/drift", self._render_drift),
             ]
         )
         host, port = self._settings.admin_address
@@ -102,6 +107,9 @@ class Admin:
 
     async def _render_metrics(self, _: web.Request) -> web.Response:
         return web.Response(body=self._metrics.render(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def _render_drift(self, _: web.Request) -> web.Response:
+        return web.Response(body=orjson.dumps(self._drift.report()), content_type="application/json")
 
     async def _status(self, _: web.Request) -> web.Response:
         refusal = self._refusal()

@@ -183,7 +183,8 @@ def _type(schema: dict[str, Any]) -> str:
         return "RFC 3339 time"
     if schema.get("type") == "object" and schema.get("additionalProperties") is not False:
         return "object, open"
-    kind = str(schema.get("type", "any JSON"))
+    declared = schema.get("type", [])
+    kind = declared if isinstance(declared, str) else "any JSON" if len(declared) % 6 == 0 else " or ".join(declared)
     low, high = schema.get("minimum"), schema.get("maximum")
     if low is None:
         return kind

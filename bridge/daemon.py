@@ -19,6 +19,7 @@ from bridge.admin import Admin
 from bridge.auth import Tokens
 from bridge.config import Settings
 from bridge.contract import Contract
+from bridge.drift import Drift
 from bridge.handover import Handover
 from bridge.ingress import Ingress
 from bridge.journal import Journal
@@ -53,7 +54,9 @@ async def run(
     tokens = Tokens.of(settings, metrics)
     client_options(settings.kafka)  # a certificate that cannot be read is told now, not at the first connection
     contract = Contract.load(settings.topics.prefix)
-    normalizer = Normalizer(contract)
+    drift = Drift()
+    metrics.watch_drift(drift.counts.items)
+    normalizer = Normalizer(contract, drift)
     async with contextlib.AsyncExitStack() as stack:
         if stop is None:
             stop = stack.enter_context(_signals())
@@ -61,7 +64,7 @@ async def run(
         publisher = Publisher(
             backlog, normalizer, settings.kafka, metrics, provision=lambda: provision(settings, contract)
         )
-        admin = Admin(settings, backlog, metrics, connected=lambda: publisher.connected)
+        admin = Admin(settings, backlog, metrics, connected=lambda: publisher.connected, drift=drift)
         ingress = Ingress(settings, tokens, backlog, metrics)
         metrics.watch("bridge_requests_in_flight", "Requests read or waiting for an answer.", lambda: ingress.in_flight)
         async with (

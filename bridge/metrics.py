@@ -1,14 +1,15 @@
 """What the daemon counts, by Prometheus' conventions: names begin with `bridge_`, values are in base units.
 
 Labels are bounded: topics and reasons are finite, a source is one of those configured or of the first
-`MAX_SOURCES` seen. Nothing is labelled by asset or by a type that nobody listed.
+`MAX_SOURCES` seen. Nothing is labelled by asset; a type that nobody listed is a label
+only in what the contract does not know, which is bounded (`bridge/drift.py`).
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter as Tally
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import version
 
 import orjson
@@ -186,6 +187,28 @@ class Metrics:
         """Expose a value that is asked for when the metrics are."""
         Gauge(name, documentation, registry=self.registry).set_function(value)
 
+    def watch_drift(self, counts: Callable[[], Iterable[tuple[tuple[str, str, str], int]]]) -> None:
+        """Expose how often the contract did not know something, by kind, event type and path: bounded by its source."""
+        self.registry.register(_DriftCollector(counts))
+
     def render(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+class _DriftCollector(Collector):
+    """Reads the counts when the metrics are asked for: normalizing pays nothing for them."""
+
+    def __init__(self, counts: Callable[[], Iterable[tuple[tuple[str, str, str], int]]]) -> None:
+        self._counts = counts
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """Yield one sample for each sighting."""
+        family = CounterMetricFamily(
+            "bridge_contract_drift",
+            "What deliveries had that the contract does not know.",
+            labels=["kind", "event_type", "path"],
+        )
+        for labels, count in self._counts():
+            family.add_metric(labels, count)
+        yield family

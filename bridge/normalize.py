@@ -1,6 +1,6 @@
 """The normalizer: what Gumlet delivered becomes one Kafka record, whatever it was.
 
-A pure core without I/O. The laws:
+A pure core without I/O, but that it tells a `Drift` what is new. The laws:
 
 1. `Normalizer.event` returns exactly one event and never raises: a typed record that validates against its
    schema, else (a JSON object whose type has no topic) an unrecognized record, else a dead letter.
@@ -25,12 +25,13 @@ import orjson
 from bridge.errors import ContractError
 from bridge.event import Delivery, Event, canonical, content_id
 from bridge.fields import rfc3339, text
-from bridge.mappings import MAPPINGS
+from bridge.mappings import MAPPINGS, PRODUCT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from bridge.contract import Contract, Topic
+    from bridge.drift import Drift
 
 TYPE_FIELDS = ("type", "event", "event_type")
 """Where a body says its type: the first that is not null counts."""
@@ -65,7 +66,9 @@ class _Route(NamedTuple):
 class Normalizer:
     """Makes the Kafka record of a delivery. Raises `ContractError` if `MAPPINGS` and the contract differ."""
 
-    def __init__(self, contract: Contract) -> None:
+    def __init__(self, contract: Contract, drift: Drift | None = None) -> None:
+        """`drift` is told what the contract does not know."""
+        self._drift = drift
         reserved = {contract.dead_letter.event_type, contract.unrecognized.event_type}
         if unfiled := MAPPINGS.keys() - contract.topics.keys():
             raise ContractError(f"{min(unfiled)}.json is missing: the type is normalized, and has no topic")
@@ -134,6 +137,8 @@ class Normalizer:
         if event_type is None or event_type not in self._typed:
             about = {} if event_type is None else {"type": event_type}
             value = _encoded(about | {"event": document})
+            if self._drift:
+                self._drift.new_type(event_type)
             return _made(self._unrecognized, delivery, event_id, value, _subject(document, _SUBJECTS))
 
         route, table = self._typed[event_type]
@@ -147,7 +152,11 @@ class Normalizer:
         value = _encoded(record)
         if violation := route.topic.violation(record):
             pointer = table.pointer(violation.pointer, document)
+            if self._drift:
+                self._drift.changed(event_type, pointer)
             return self.dead_letter(delivery, "schema_violation", violation.detail, pointer)
+        if rest and self._drift and table is not PRODUCT:  # Gumlet leaves product events open
+            self._drift.new_fields(event_type, rest)
         subject = record.get(route.topic.key) if route.topic.key else None
         return _made(route, delivery, event_id, value, subject)
 

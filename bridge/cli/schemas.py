@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import urllib.request
 from pathlib import Path
 from typing import Annotated
 
@@ -14,8 +15,9 @@ from rich.table import Column, Table
 from bridge import asyncapi, baseline, contract_page
 from bridge.compatibility import BACKWARD, FORWARD, Verdict, compare
 from bridge.contract import COMMON, Contract, Topic, schemas_directory
+from bridge.drift import proposal
 from bridge.errors import BridgeError
-from bridge.references import bundled, read_files
+from bridge.references import bundled, expanded, read_files
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -77,10 +79,18 @@ def bundle(
         Path, typer.Argument(metavar="TARGET", help="The directory to write to; made if it is not there.")
     ],
     directory: Directory = None,
+    *,
+    inline: Annotated[
+        bool,
+        typer.Option("--inline", help="Put what is referred to in its place; without it, it is in each file's $defs."),
+    ] = False,
 ) -> None:
     """Write each schema as one file that needs no other: for code generators, registries and validators.
 
-    Example: `bridge schemas bundle build/schemas`
+    Examples:
+    - with shared definitions as types of their own: `bridge schemas bundle build/schemas`
+
+    - for a tool that does not follow references: `bridge schemas bundle build/schemas --inline`
     """
     topics = _topics(directory)
     files = read_files(topics[0].path.parent)
@@ -89,7 +99,8 @@ def bundle(
     try:
         target.mkdir(parents=True, exist_ok=True)
         for topic in topics:
-            (target / topic.path.name).write_text(_json(bundled(topic.schema, files)) + "\n")
+            whole = (expanded if inline else bundled)(topic.schema, files)
+            (target / topic.path.name).write_text(_json(whole) + "\n")
     except OSError as error:
         raise BridgeError(f"{target} cannot be written: {error.strerror}") from error
     Console().print(f"{len(topics)} files in {target}; {COMMON} is inside each.")
@@ -168,6 +179,33 @@ def page(directory: Directory = None, *, write: Write = False, check: Check = Fa
     - is the one there what the schemas say: `bridge schemas page --check`
     """
     _made(directory, contract_page.FILE, contract_page.render(_contract(directory)), write=write, check=check)
+
+
+@app.command()
+def drift(
+    admin: Annotated[
+        str, typer.Option(metavar="URL", help="The daemon's admin port.", envvar="BRIDGE_ADMIN_URL")
+    ] = "http://127.0.0.1:8081",
+) -> None:
+    """Show what a running bridge was sent that the contract does not know, and the change that would take it in.
+
+    Counted since the daemon started. Exit with 1 when there is any.
+
+    Example: `bridge schemas drift --admin http://bridge-0:8081`
+    """
+    try:
+        with urllib.request.urlopen(f"{admin.rstrip('/')}/drift", timeout=10) as answer:  # noqa: S310 - the user's URL
+            sightings = orjson.loads(answer.read())
+    except (OSError, ValueError) as error:
+        raise BridgeError(f"{admin} does not answer: {error}. Fix: --admin with the daemon's admin URL.") from error
+    console = Console(soft_wrap=True)
+    for seen in sightings:
+        place = f"{seen['event_type']} {seen['path']}".strip()
+        console.print(f"{seen['kind']}: {place} ({seen['deliveries']})", highlight=False, markup=False)
+        console.print(f"  {proposal(seen)}", highlight=False, markup=False)
+    if sightings:
+        raise typer.Exit(1)
+    console.print("Nothing that the contract does not know.")
 
 
 def _made(directory: Path | None, name: str, text: str, *, write: bool, check: bool) -> None:
