@@ -25,6 +25,7 @@ COMMANDS = {
     "tail": "bridge.cli.tail",
     "assets": "bridge.cli.assets",
     "webhooks": "bridge.cli.webhooks",
+    "reconcile": "bridge.cli.reconcile",
     "config": "bridge.cli.config",
 }
 """Each command's module; it has a Typer `app`."""
