@@ -26,6 +26,7 @@ COMMANDS = {
     "assets": "bridge.cli.assets",
     "webhooks": "bridge.cli.webhooks",
     "reconcile": "bridge.cli.reconcile",
+    "doctor": "bridge.cli.doctor",
     "config": "bridge.cli.config",
 }
 """Each command's module; it has a Typer `app`."""
