@@ -115,6 +115,8 @@ class GumletApi:
         self._base = base.rstrip("/")
         self._tell = tell
         self._allowance = Allowance(REQUESTS_PER_HOUR, 3600, tell)
+        self.clock_seconds: float | None = None
+        """By how much this machine's clock was ahead of Gumlet's at the latest answer; None: not known."""
 
     async def webhooks(self) -> list[Webhook]:
         """Return every webhook of the account."""
@@ -181,6 +183,8 @@ class GumletApi:
                     allow_redirects=False,  # the key is for nobody else
                 ) as response:
                     content = await response.read()
+                    if (ahead := _ahead(response.headers.get("Date"))) is not None:
+                        self.clock_seconds = ahead
             except (aiohttp.ClientError, OSError) as error:  # a time-out is an OSError
                 if last:
                     raise BridgeError(
@@ -243,6 +247,13 @@ def _retry_after(value: str | None) -> float:
     except ValueError:
         return 60.0
     return max(0.0, (until.replace(tzinfo=until.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
+
+
+def _ahead(date: str | None) -> float | None:
+    try:
+        return time.time() - parsedate_to_datetime(date or "").timestamp()
+    except ValueError:
+        return None
 
 
 def _in_words(method: str, path: str, status: int, content: bytes) -> str:

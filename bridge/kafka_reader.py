@@ -7,6 +7,7 @@ meanwhile. What Kafka refuses is a BridgeError that says what to do.
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Literal
 
@@ -117,6 +118,8 @@ async def reading(kafka: KafkaSettings, topics: Collection[str]) -> AsyncIterato
         )
         try:
             await consumer.start()
+            # aiokafka's own tasks must have had a turn: stopped before it, they end the caller with CancelledError.
+            await asyncio.sleep(0)
             yield Reader(consumer, existing)
         finally:
             await consumer.stop()

@@ -27,6 +27,8 @@ COMMANDS = {
     "assets": "bridge.cli.assets",
     "webhooks": "bridge.cli.webhooks",
     "journal": "bridge.cli.journal",
+    "reconcile": "bridge.cli.reconcile",
+    "doctor": "bridge.cli.doctor",
     "config": "bridge.cli.config",
 }
 """Each command's module; it has a Typer `app`."""

@@ -12,6 +12,7 @@ import typer
 
 from bridge import config
 from bridge.cli.output import AsJson, ConfigFile, moment, progress, show_rows, write_line
+from bridge.cli.publishing import send_all
 from bridge.contract import DEAD_LETTER, Contract
 from bridge.dead_letters import Chosen, DeadLetter
 from bridge.errors import BridgeError
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
 CHUNK = 200
 """How many are sent at once."""
-ATTEMPTS = 5
-"""How often a chunk that Kafka neither confirmed nor refused is sent again."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -225,7 +224,7 @@ def _why(value: bytes) -> dict[str, Any]:
 async def _publish(
     sender: Sender, chunk: list[tuple[DeadLetter, Prepared]], outcome: _Outcome, *, publish: bool
 ) -> None:
-    words = await _send(sender, [prepared for _, prepared in chunk]) if publish else {}
+    words = await send_all(sender, [prepared for _, prepared in chunk]) if publish else {}
     for letter, prepared in chunk:
         refusal = words.get(id(prepared))
         said = {"outcome": "would be published"} if not publish else {"outcome": "published"}
@@ -235,16 +234,3 @@ async def _publish(
         else:
             outcome.published += 1
         write_line({"place": letter.place, "id": prepared.event.id, "topic": prepared.event.topic} | said)
-
-
-async def _send(sender: Sender, events: list[Prepared]) -> dict[int, str]:
-    """Send until each event is confirmed or refused; return Kafka's words of those that were not sent."""
-    refusals: dict[int, str] = {}
-    for _ in range(ATTEMPTS):
-        if not events:
-            return refusals
-        verdicts = await sender.send(events)
-        refusals |= {id(each): said for each, said in verdicts.rejected}
-        refusals |= {id(each): said for parked, said in verdicts.refused.values() for each in parked}
-        events = verdicts.again
-    return refusals | {id(each): "not confirmed" for each in events}

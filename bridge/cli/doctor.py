@@ -1,0 +1,197 @@
+"""`bridge doctor`: everything that the bridge needs, looked at once, each finding with what to do."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+
+import typer
+from aiokafka.errors import KafkaError
+from yarl import URL
+
+from bridge import config
+from bridge.auth import Tokens
+from bridge.cli.output import AsJson, ConfigFile, show_rows
+from bridge.contract import Contract
+from bridge.errors import BridgeError, ConfigError
+from bridge.gumlet_api import GumletApi, Webhook, gumlet_api
+from bridge.kafka import admin_client, client_options
+from bridge.kafka_reader import reading
+from bridge.normalize import Normalizer
+from bridge.topics import survey
+
+if TYPE_CHECKING:
+    from bridge.config import Settings
+
+PATH = "/webhooks/gumlet"
+DAY_MS = 86_400_000
+CLOCK_SECONDS = 30.0
+"""How far the clock may be off: it is the time of every record."""
+
+app = typer.Typer(rich_markup_mode="markdown")
+
+
+class Finding(NamedTuple):
+    """What one look found: `fix` is empty where nothing is to be done."""
+
+    check: str
+    result: Literal["ok", "warning", "failed", "not checked"]
+    detail: str
+    fix: str = ""
+
+
+@app.command()
+def doctor(
+    url: Annotated[
+        str | None, typer.Option(help="The webhook's URL; otherwise any that ends as the bridge's do is looked at.")
+    ] = None,
+    as_json: AsJson = False,  # noqa: FBT002
+    config_file: ConfigFile = None,
+) -> None:
+    """Check configuration, schemas, journal, Kafka and, with an API key, the webhook at Gumlet and the clock.
+
+    Changes nothing, and is safe beside a running daemon. Ends with 1 when something failed.
+
+    Examples:
+    `bridge doctor`
+
+    `bridge doctor --url https://hooks.example.com/webhooks/gumlet/films --json`
+    """
+    findings = asyncio.run(_examine(config_file, url))
+    show_rows([each._asdict() for each in findings], Finding._fields, as_json=as_json)
+    if any(each.result == "failed" for each in findings):
+        raise typer.Exit(1)
+
+
+async def _examine(config_file: Path | None, url: str | None) -> list[Finding]:
+    try:
+        settings = config.load(config_file, serving=True)
+        Tokens.of(settings)
+        client_options(settings.kafka)
+    except ConfigError as error:
+        return [_failed("configuration", error, "see `bridge config example`; nothing else was checked")]
+    findings = [Finding("configuration", "ok", "complete")]
+    try:
+        contract = Contract.load(settings.topics.prefix)
+        Normalizer(contract)
+    except BridgeError as error:
+        return [*findings, _failed("schemas", error, "install the bridge again, or mend the file")]
+    findings.append(Finding("schemas", "ok", f"{len(contract.topics)} topics"))
+    findings.append(_journal(settings))
+    findings += await _kafka(settings, contract)
+    findings += await _gumlet(settings, url)
+    return findings
+
+
+def _failed(check: str, error: Exception, fix: str) -> Finding:
+    detail, _, told = str(error).partition(" Fix: ")
+    return Finding(check, "failed", detail or type(error).__name__, told or fix)
+
+
+def _journal(settings: Settings) -> Finding:
+    """Look at the journal's directory without touching the journal, which belongs to the daemon."""
+    directory = settings.journal.dir
+    place = directory
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
+        return Finding("journal", "failed", f"{place} cannot be written", "BRIDGE_JOURNAL_DIR, or its permissions")
+    free = shutil.disk_usage(place).free
+    if free < settings.journal.min_free_bytes:
+        return Finding(
+            "journal",
+            "failed",
+            f"{directory}: {free >> 20} MiB free are less than min_free_bytes: deliveries get 503",
+            "make room, or another disk in BRIDGE_JOURNAL_DIR",
+        )
+    if free < settings.journal.max_bytes:
+        return Finding(
+            "journal",
+            "warning",
+            f"{directory}: {free >> 20} MiB free are less than journal.max_bytes",
+            "a larger disk, or a smaller BRIDGE_JOURNAL_MAX_BYTES",
+        )
+    return Finding("journal", "ok", f"{directory}: {free >> 20} MiB free")
+
+
+async def _kafka(settings: Settings, contract: Contract) -> list[Finding]:
+    """Reach Kafka as a consumer does, then compare its topics with the contract."""
+    names = {topic.name for topic in contract.topics.values()}
+    try:
+        async with reading(settings.kafka, names) as reader:
+            there = len(reader.topics)
+    except BridgeError as error:
+        return [_failed("kafka", error, "")]
+    findings = [Finding("kafka", "ok", f"{settings.kafka.bootstrap_servers} answers")]
+    try:
+        async with admin_client(settings.kafka) as admin:
+            differences = await survey(admin, contract, settings.topics)
+    except (KafkaError, TimeoutError, OSError) as error:
+        told = f"{there} of {len(names)} are there; Kafka does not say more: {error or type(error).__name__}"
+        return [
+            *findings,
+            Finding("topics", "warning", told, "allow this client to Describe topics and their configuration"),
+        ]
+    if not differences:
+        return [*findings, Finding("topics", "ok", f"all {len(names)} are as the contract says")]
+    return findings + [
+        Finding("topics", "failed", f"{each.topic}: {each.subject} is {each.found}, not {each.wanted}", each.fix)
+        for each in differences
+    ]
+
+
+async def _gumlet(settings: Settings, url: str | None) -> list[Finding]:
+    if settings.gumlet.api_key is None:
+        return [Finding("gumlet", "not checked", "no API key", "BRIDGE_GUMLET_API_KEY")]
+    try:
+        async with gumlet_api(settings.gumlet, lambda words: typer.echo(words, err=True)) as api:
+            webhooks = await api.webhooks()
+            here = [each for each in webhooks if (each.url == url if url else PATH in URL(each.url).path)]
+            findings = [_clock(api.clock_seconds)]
+            for webhook in here:
+                findings += [_token(settings, webhook), await _deliveries(api, webhook)]
+    except BridgeError as error:
+        return [_failed("gumlet", error, "")]
+    if not here:
+        findings.append(
+            Finding(
+                "webhook", "failed", f"none of {len(webhooks)} points to {url or PATH}", "`bridge webhooks subscribe`"
+            )
+        )
+    return findings
+
+
+def _clock(ahead: float | None) -> Finding:
+    if ahead is None:
+        return Finding("clock", "not checked", "Gumlet did not say its time")
+    if abs(ahead) > CLOCK_SECONDS:
+        return Finding("clock", "failed", f"{ahead:+.0f} s from Gumlet's", "synchronize it: it is each record's time")
+    return Finding("clock", "ok", f"within {CLOCK_SECONDS:.0f} s of Gumlet's")
+
+
+def _token(settings: Settings, webhook: Webhook) -> Finding:
+    check = f"webhook {webhook.id}"
+    tokens = Tokens.of(settings)
+    if tokens.open_to_all:
+        return Finding(check, "warning", f"{webhook.url}: the bridge asks for no token", "BRIDGE_TOKENS")
+    if webhook.token is None or not tokens.accepts(webhook.token.get_secret_value()):
+        fix = f"`bridge webhooks update {webhook.id} --token`"
+        return Finding(check, "failed", f"{webhook.url}: sends a token that the bridge refuses (401)", fix)
+    return Finding(check, "ok", f"{webhook.url}: sends a token that the bridge believes")
+
+
+async def _deliveries(api: GumletApi, webhook: Webhook) -> Finding:
+    check = f"deliveries {webhook.id}"
+    since = int(time.time() * 1000) - DAY_MS
+    latest = [each for each in await api.history(webhook.id) if each.created_ms >= since]
+    counts = {state: sum(each.status == state for each in latest) for state in ("success", "retrying", "failed")}
+    detail = "of the last day: " + ", ".join(f"{count} {state}" for state, count in counts.items())
+    if counts["failed"]:
+        return Finding(check, "failed", detail, "`bridge reconcile --dry-run`: failed ones never come again")
+    if counts["retrying"]:
+        return Finding(check, "warning", detail, "the bridge's log and `bridge webhooks history` say why")
+    return Finding(check, "ok", detail)

@@ -1,0 +1,125 @@
+"""`bridge reconcile`: from the subscription, through an outage of more than a day, to every true final state."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from bridge.config_sections import KafkaSettings
+from bridge.contract import Contract
+from bridge.simulation import DELETED, REPACKAGED, TYPES, WORKSPACES
+from tests.checker import header, invalid, read_all
+from tests.daemon import TOKEN, Daemon, wait_for
+from tests.rehearsal import gumlet
+from tests.tools import bridge, make_topics
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from aiokafka import ConsumerRecord
+
+    from bridge.gumlet_simulator import SimulatedGumlet
+    from tests.brokers import Broker
+
+BEFORE, DURING, AFTER = 5, 40, 5
+"""How many assets live before, during and after the outage."""
+FINAL = TYPES - {"video.status.created", "video.status.downloaded", "video.status.stream_ready"}
+
+
+def final_states(records: list[ConsumerRecord]) -> dict[str, dict[str, Any]]:
+    """Return what a consumer believes of each asset in the end: its latest record."""
+    states: dict[str, tuple[int, dict[str, Any]]] = {}
+    for record in records:
+        value = orjson.loads(record.value)
+        asset_id = record.key.decode()
+        if asset_id not in states or record.timestamp >= states[asset_id][0]:
+            states[asset_id] = (record.timestamp, value)
+    return {asset_id: value for asset_id, (_, value) in states.items()}
+
+
+def untrue(simulated: SimulatedGumlet, records: list[ConsumerRecord]) -> list[str]:
+    """Return each asset of which a consumer believes what is not so."""
+    believed = final_states(records)
+    wrong = []
+    for asset_id, state in simulated.states.items():
+        found = believed.get(asset_id, {})
+        # A repackaged asset is ready; what its package is now is what must be known.
+        same_type = found.get("type") == state["type"] or {found.get("type"), state["type"]} <= {
+            "video.status.ready", REPACKAGED,
+        }  # fmt: skip
+        storage = state.get("output", {}).get("storage_bytes")
+        same_size = state["type"] == DELETED or found.get("output", {}).get("storage_bytes") == storage
+        if not (same_type and same_size):
+            wrong.append(f"{asset_id}: {found.get('type')}, and is {state['type']}")
+    return wrong
+
+
+async def test_after_an_outage_of_more_than_a_day(broker: Broker, prefix: str, tmp_path: Path) -> None:
+    """Subscribe, take deliveries, be away for longer than Gumlet tries, reconcile: every final state is true."""
+    kafka = KafkaSettings(bootstrap_servers=broker.bootstrap_servers)
+    await make_topics(broker, kafka, prefix)
+    contract = Contract.load(prefix)
+    topics = [topic.name for topic in contract.topics.values()]
+    daemon = Daemon(tmp_path, broker.bootstrap_servers, prefix, topics_provision="off")
+    async with gumlet(half_hour=0.01, seed=8) as (simulated, settings):
+        settings |= {"kafka_bootstrap_servers": broker.bootstrap_servers, "topics_prefix": prefix, "tokens": TOKEN}
+        with daemon:
+            url = f"{daemon.public}/webhooks/gumlet/films"
+            sources = [part for workspace in WORKSPACES for part in ("--source", workspace)]
+            subscribed = await bridge("webhooks", "subscribe", "--url", url, *sources, "--yes", **settings)
+            assert subscribed.code == 0, subscribed.err
+            await simulated.live(BEFORE)
+            wait_for(daemon.drained, what="the deliveries reach Kafka")
+            assert daemon.stop() == 0
+            await simulated.live(DURING)
+            assert simulated.failed()
+            daemon.start()
+            await simulated.live(AFTER)
+            wait_for(daemon.drained, what="the deliveries reach Kafka")
+        assert untrue(simulated, await read_all(broker.bootstrap_servers, topics))
+        before = len(await read_all(broker.bootstrap_servers, topics))
+
+        rehearsed = await bridge("reconcile", "--dry-run", **settings)
+        assert rehearsed.code == 0, rehearsed.err
+        assert len(await read_all(broker.bootstrap_servers, topics)) == before
+
+        ran = await bridge("reconcile", "--yes", **settings)
+        assert ran.code == 0, ran.err
+        records = await read_all(broker.bootstrap_servers, topics)
+        assert untrue(simulated, records) == []
+        made = [record for record in records if "ce_origin" in dict(record.headers)]
+        published = {line["id"] for line in ran.lines if line["outcome"] == "published"}
+        assert len(records) == before + len(made)
+        assert {header(record, "ce_id") for record in made} == published
+        assert {header(record, "ce_origin") for record in made} == {"reconciliation"}
+        assert {header(record, "ce_type").removeprefix("com.gumlet.") for record in made} <= FINAL
+        assert {header(record, "ce_source").rpartition("/")[2] for record in made} == {"films"}
+        unknowable = {line["type"] for line in ran.lines if line["outcome"].startswith("unknowable")}
+        assert "video.status.created" in unknowable
+        assert invalid(records, contract) == []
+
+        again = await bridge("reconcile", "--yes", **settings)
+        assert again.code == 0, again.err
+        assert all(line["outcome"] != "published" for line in again.lines)
+        assert len(await read_all(broker.bootstrap_servers, topics)) == len(records)
+
+
+async def test_what_is_missing_is_told(broker: Broker, prefix: str) -> None:
+    """Without a key, without Gumlet's webhook, without Kafka: each ends with what to do."""
+    kafka: dict[str, object] = {"kafka_bootstrap_servers": broker.bootstrap_servers, "topics_prefix": prefix}
+    keyless = await bridge("reconcile", **kafka)
+    assert keyless.code == 78
+    assert "BRIDGE_GUMLET_API_KEY" in keyless.err
+    async with gumlet() as (_, settings):
+        none = await bridge("reconcile", **(settings | kafka))
+        assert none.code == 1
+        assert "bridge webhooks subscribe" in none.err
+        subscribe = ("webhooks", "subscribe", "--url", "https://example.com/webhooks/gumlet", "--source", "a", "--yes")
+        assert (await bridge(*subscribe, tokens=TOKEN, **settings)).code == 0
+        no_topics = await bridge("reconcile", **(settings | kafka))
+        assert no_topics.code == 1
+        assert "BRIDGE_TOPICS_PREFIX" in no_topics.err
+        away = await bridge("reconcile", **(settings | {"kafka_bootstrap_servers": "127.0.0.1:1"}))
+        assert away.code == 1
+        assert "BRIDGE_KAFKA_BOOTSTRAP_SERVERS" in away.err
