@@ -154,7 +154,7 @@ class _Server(web.Server):
     """aiohttp's server, making our connections."""
 
     def __init__(self, ingress: Ingress, **options: Any) -> None:
-        super().__init__(ingress.handle)
+        super().__init__(ingress.traced_handle)
         self._ingress = ingress
         self._options = options
 
@@ -172,6 +172,9 @@ class Ingress:
         self._metrics = metrics
         self._sources = {PATH: DEFAULT_SOURCE, **{f"{PATH}/{name}": name for name in settings.sources}}
         self._stopping = False
+        tracing = metrics.tracing
+        self._traceparent = str if tracing is None else tracing.traceparent
+        self.traced_handle = self.handle if tracing is None else tracing.around(self.handle)
         self._server = _Server(
             self,
             access_log=None,
@@ -226,7 +229,7 @@ class Ingress:
         try:
             source = self._admit(request)
             body = await self._body(request)
-            await self._backlog.append(Delivery(time.time_ns() // 1_000_000, source, body))
+            await self._backlog.append(Delivery(time.time_ns() // 1_000_000, source, body, self._traceparent()))
         except _Answer as answer:
             return self.refuse(request, answer, source)
         except Refused as refusal:
