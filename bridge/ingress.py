@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import time
 from collections.abc import AsyncIterator
 from email.utils import formatdate
@@ -28,6 +29,7 @@ from bridge.auth import Tokens
 from bridge.config import Settings
 from bridge.errors import BridgeError, Refused
 from bridge.event import Delivery
+from bridge.leaving import leave
 from bridge.metrics import Metrics
 from bridge.publisher import Backlog
 
@@ -194,8 +196,12 @@ class Ingress:
         await runner.setup()
         sweeper = asyncio.create_task(self._sweep(), name="sweep")
         try:
-            site = web.TCPSite(runner, host, port, reuse_port=self._settings.reuse_port, backlog=BACKLOG)
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
             try:
+                listener = socket.create_server(
+                    (host, port), family=family, backlog=BACKLOG, reuse_port=self._settings.reuse_port
+                )
+                site = web.SockSite(runner, listener, backlog=BACKLOG)
                 await site.start()
             except OSError as error:
                 raise BridgeError(
@@ -204,6 +210,7 @@ class Ingress:
                 ) from error
             yield url(runner.addresses[0])
             self._stopping = True
+            await leave(listener, site, self._server)
         finally:
             sweeper.cancel()
             await runner.cleanup()
