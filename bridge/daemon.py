@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import structlog
 
+from bridge import tracing
 from bridge.admin import Admin
 from bridge.auth import Tokens
 from bridge.config import Settings
@@ -60,6 +61,7 @@ async def run(
     async with contextlib.AsyncExitStack() as stack:
         if stop is None:
             stop = stack.enter_context(_signals())
+        metrics.tracing = stack.enter_context(tracing.configured())
         backlog = await stack.enter_async_context(_backlog(settings, metrics))
         publisher = Publisher(
             backlog, normalizer, settings.kafka, metrics, provision=lambda: provision(settings, contract)

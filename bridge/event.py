@@ -20,13 +20,15 @@ class Delivery(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """One webhook as it was received.
 
     `received_ms` is the time of receipt in milliseconds since the epoch, `source` the name in the URL
-    (`/webhooks/gumlet/{source}`), `body` the bytes that were sent, after content decoding.
+    (`/webhooks/gumlet/{source}`), `body` the bytes that were sent, after content decoding, `traceparent` the span of
+    its request in W3C's form (empty: not traced).
     Encoded as an array: a later version may append fields that have defaults, and still read this one.
     """
 
     received_ms: int
     source: str
     body: bytes
+    traceparent: str = ""
 
 
 class Event(NamedTuple):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import time
 from collections.abc import AsyncIterator
 from email.utils import formatdate
@@ -28,6 +29,7 @@ from bridge.auth import Tokens
 from bridge.config import Settings
 from bridge.errors import BridgeError, Refused
 from bridge.event import Delivery
+from bridge.leaving import leave
 from bridge.metrics import Metrics
 from bridge.publisher import Backlog
 
@@ -154,7 +156,7 @@ class _Server(web.Server):
     """aiohttp's server, making our connections."""
 
     def __init__(self, ingress: Ingress, **options: Any) -> None:
-        super().__init__(ingress.handle)
+        super().__init__(ingress.traced_handle)
         self._ingress = ingress
         self._options = options
 
@@ -172,6 +174,9 @@ class Ingress:
         self._metrics = metrics
         self._sources = {PATH: DEFAULT_SOURCE, **{f"{PATH}/{name}": name for name in settings.sources}}
         self._stopping = False
+        tracing = metrics.tracing
+        self._traceparent = str if tracing is None else tracing.traceparent
+        self.traced_handle = self.handle if tracing is None else tracing.around(self.handle)
         self._server = _Server(
             self,
             access_log=None,
@@ -191,8 +196,12 @@ class Ingress:
         await runner.setup()
         sweeper = asyncio.create_task(self._sweep(), name="sweep")
         try:
-            site = web.TCPSite(runner, host, port, reuse_port=self._settings.reuse_port, backlog=BACKLOG)
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
             try:
+                listener = socket.create_server(
+                    (host, port), family=family, backlog=BACKLOG, reuse_port=self._settings.reuse_port
+                )
+                site = web.SockSite(runner, listener, backlog=BACKLOG)
                 await site.start()
             except OSError as error:
                 raise BridgeError(
@@ -201,6 +210,7 @@ class Ingress:
                 ) from error
             yield url(runner.addresses[0])
             self._stopping = True
+            await leave(listener, site, self._server)
         finally:
             sweeper.cancel()
             await runner.cleanup()
@@ -226,7 +236,7 @@ class Ingress:
         try:
             source = self._admit(request)
             body = await self._body(request)
-            await self._backlog.append(Delivery(time.time_ns() // 1_000_000, source, body))
+            await self._backlog.append(Delivery(time.time_ns() // 1_000_000, source, body, self._traceparent()))
         except _Answer as answer:
             return self.refuse(request, answer, source)
         except Refused as refusal:

@@ -22,6 +22,7 @@ from prometheus_client.registry import Collector
 
 from bridge.event import Event
 from bridge.recent import Recent
+from bridge.tracing import Tracing
 
 MAX_SOURCES = 100
 OTHER_SOURCE = "other"
@@ -158,6 +159,7 @@ class Metrics:
             registry=registry,
         )
         self.recent = Recent()
+        self.tracing: Tracing | None = None
 
     def acknowledged(self, source: str, size: int, seconds: float) -> None:
         """Count a 200 to a body of `size` bytes, given after `seconds`."""

@@ -218,5 +218,7 @@ def _made(route: _Route, delivery: Delivery, event_id: str, value: bytes, subjec
         # The binding knows no escape for what an attribute may not hold. The key has the id all the same.
         if not _NOT_IN_ATTRIBUTES.search(subject):
             headers.append(("ce_subject", key))
+    if delivery.traceparent:
+        headers.append(("traceparent", delivery.traceparent.encode()))
     topic = route.topic
     return Event(topic.name, key, value, headers, delivery.received_ms, topic.event_type, event_id)

@@ -250,6 +250,8 @@ class Publisher:
                 self._metrics.dead_lettered(event for event, _ in sent if event.topic == topic)
         for event, _ in sent:
             self._metrics.publish_seconds.observe((now - event.received_ms) / 1000)
+        if self._metrics.tracing is not None:
+            self._metrics.tracing.published(sent)
         self._metrics.recent.published((event for event, _ in sent[-KEPT:]), now)
 
     def _report_parked(self) -> None:

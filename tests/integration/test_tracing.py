@@ -1,0 +1,105 @@
+"""Traces: the spans of a delivery, its record's header, and nothing of it where nobody asks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from aiohttp import ClientSession
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind
+
+from bridge import config, daemon, tracing
+from bridge.errors import ConfigError
+from tests.brokers import Broker
+from tests.checker import header, read_all
+from tests.daemon import TOKEN
+
+CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+async def test_request_and_publication_are_linked(
+    embedded_broker: Broker, tmp_path: Path, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The request's span continues the caller's trace, the record carries it, the publication's span links to it."""
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(tracing, "configured", lambda: contextlib.nullcontext(tracing.Tracing(provider)))
+    settings = config.load(
+        listen="127.0.0.1:0",
+        admin_listen="127.0.0.1:0",
+        tokens=TOKEN,
+        journal={"dir": tmp_path, "min_free_bytes": 0},
+        kafka={"bootstrap_servers": embedded_broker.bootstrap_servers},
+        topics={"prefix": prefix, "provision": "off"},
+    )
+    stop, started = asyncio.Event(), asyncio.get_running_loop().create_future()
+    running = asyncio.create_task(daemon.run(settings, ready=started.set_result, stop=stop))
+    async with asyncio.timeout(60), ClientSession() as session:
+        public = (await started).public
+        for token in (TOKEN, "wrong"):
+            body = b'{"type": "video.status.ready", "asset_id": "a"}'
+            headers = {"x-gumlet-token": token, "traceparent": CALLER}
+            await session.post(f"{public}/webhooks/gumlet", data=body, headers=headers)
+        stop.set()
+        await running
+    spans = exporter.get_finished_spans()
+    accepted, refused = (span for span in spans if span.kind is SpanKind.SERVER)
+    (publication,) = (span for span in spans if span.kind is SpanKind.PRODUCER)
+    topic = f"{prefix}video.status.ready"
+    (record,) = await read_all(embedded_broker.bootstrap_servers, [topic])
+    assert accepted.context is not None
+    assert accepted.parent is not None
+    assert f"{accepted.context.trace_id:032x}" == CALLER.split("-")[1]
+    assert f"{accepted.parent.span_id:016x}" == CALLER.split("-")[2]
+    own = f"00-{accepted.context.trace_id:032x}-{accepted.context.span_id:016x}-01"
+    assert header(record, "traceparent") == own
+    assert [link.context.span_id for link in publication.links] == [accepted.context.span_id]
+    assert dict(accepted.attributes or {})["http.response.status_code"] == 200
+    assert dict(refused.attributes or {})["http.response.status_code"] == 401
+    attributes = dict(publication.attributes or {})
+    assert publication.name == f"send {topic}"
+    assert attributes["messaging.system"] == "kafka"
+    assert attributes["messaging.destination.name"] == topic
+    assert attributes["messaging.message.id"] == header(record, "ce_id")
+
+
+def test_off_imports_nothing() -> None:
+    """Without OTEL_ variables OpenTelemetry is not even imported."""
+    code = "import sys, bridge.daemon, bridge.tracing as t\nwith t.configured() as made: assert made is None\n"
+    code += "assert not [name for name in sys.modules if name.startswith('opentelemetry')]"
+    environment = {"PATH": "/usr/bin:/bin"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("variables", "asked"),
+    [
+        ({}, False),
+        ({"OTEL_TRACES_EXPORTER": "otlp"}, True),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}, True),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318", "OTEL_TRACES_EXPORTER": "none"}, False),
+        ({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_SDK_DISABLED": "true"}, False),
+    ],
+)
+def test_the_standard_variables_ask(variables: dict[str, str], monkeypatch: pytest.MonkeyPatch, *, asked: bool) -> None:
+    """Traces are made when OpenTelemetry's own variables ask for them, and only then."""
+    for name in (*tracing.ASKED_BY, "OTEL_SDK_DISABLED"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert tracing.wanted() is asked
+
+
+def test_an_unknown_exporter_is_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exporter that is not there is told, with what there is."""
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "jaeger")
+    with pytest.raises(ConfigError, match="otlp, console or none"), tracing.configured():
+        pass
