@@ -61,7 +61,7 @@ def metrics_page(families: dict[str, Metric]) -> str:
         "|---|---|---|---|",
     ]
     for name, family in sorted(families.items()):
-        if name.startswith("bridge_"):
+        if name.startswith("bridge_") and not name.endswith("_created"):
             queried = f"{name}_total" if family.type == "counter" else name
             lines.append(f"| `{queried}` | {family.type} | {labels.get(name, '')} | {family.documentation} |")
     lines += ["", "Beside these, the usual ones of a Python process: `process_…`, `python_…`.", ""]
