@@ -66,7 +66,8 @@ function show(now) {
   say("oldest", journal.deliveries ? span(journal.oldest_age_seconds) : "–");
   at("journal").value = journal.bytes / journal.max_bytes;
   say("bytes", `${bytes(journal.bytes)} of ${bytes(journal.max_bytes)}`);
-  say("full", journal.until_full_seconds === null ? "not filling" : span(journal.until_full_seconds),
+  say("full", journal.until_full_seconds === null || journal.until_full_seconds > 30 * 86400
+    ? "not filling" : span(journal.until_full_seconds),
     journal.until_full_seconds !== null && journal.until_full_seconds < 14400 ? "bad" : "");
   if (last && now.uptime > last.uptime) {
     const seconds = now.uptime - last.uptime;
