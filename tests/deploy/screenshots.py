@@ -24,7 +24,7 @@ def main() -> None:
         directory = Path(name)
         with (
             Daemon(directory, broker.bootstrap_servers, topics_provision="off") as daemon,
-            chromium(width=900, height=900) as browser,
+            chromium(width=1040, height=900) as browser,
             Load(daemon, directory, SECONDS * RATE, 1, rate=RATE),
         ):
             browser.open(daemon.admin + "/")
