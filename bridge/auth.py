@@ -44,7 +44,6 @@ class Tokens:
                 self._read(file)
             except OSError as error:
                 raise ConfigError(f"BRIDGE_TOKENS_FILE {file}: {error.strerror}. Fix: make it readable.") from error
-        self._used: dict[bytes, float] = {}
         self._open = allow_unauthenticated and not self._digests
         if not self._digests and not self._open:
             raise ConfigError(
@@ -62,14 +61,6 @@ class Tokens:
         """True when no token is asked for."""
         return self._open
 
-    def last_used(self) -> dict[str, float]:
-        """Return when each valid token was presented last, in seconds since the epoch (0: never since the start).
-
-        A token is known by its place: those of the configuration first, then the file's lines. After a rotation
-        the old one may go once its time stands still.
-        """
-        return {str(place): self._used.get(digest, 0.0) for place, digest in enumerate(self._digests, 1)}
-
     def accepts(self, presented: str) -> bool:
         """Tell whether a token is valid; every valid one is compared, whichever matches."""
         if self._file is not None and time.monotonic() >= self._next_look:
@@ -80,8 +71,6 @@ class Tokens:
         found = False
         for valid in self._digests:
             found |= hmac.compare_digest(digest, valid)
-        if found:
-            self._used[digest] = time.time()
         return found
 
     def _look_again(self, file: Path) -> None:

@@ -62,12 +62,6 @@ async def run(
             backlog, normalizer, settings.kafka, metrics, provision=lambda: provision(settings, contract)
         )
         admin = Admin(settings, backlog, metrics, connected=lambda: publisher.connected)
-        metrics.watch_each(
-            "bridge_token_last_used_timestamp_seconds",
-            "When each valid token was presented last, by its place in the configuration; 0: never since the start.",
-            "token",
-            tokens.last_used,
-        )
         ingress = Ingress(settings, tokens, backlog, metrics)
         metrics.watch("bridge_requests_in_flight", "Requests read or waiting for an answer.", lambda: ingress.in_flight)
         async with (

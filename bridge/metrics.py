@@ -6,16 +6,14 @@ Labels are bounded: topics and reasons are finite, a source is one of those conf
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from importlib.metadata import version
 
 import orjson
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
-from prometheus_client.registry import Collector
 
 from bridge.event import Event
 from bridge.recent import Recent
@@ -135,26 +133,6 @@ class Metrics:
         """Expose a value that is asked for when the metrics are."""
         Gauge(name, documentation, registry=self.registry).set_function(value)
 
-    def watch_each(self, name: str, documentation: str, label: str, values: Callable[[], Mapping[str, float]]) -> None:
-        """Expose a value for each value of a label, asked for when the metrics are."""
-        self.registry.register(_Watched(name, documentation, label, values))
-
     def render(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)
-
-
-class _Watched(Collector):
-    """Gauges whose labels come and go with what they tell of."""
-
-    def __init__(self, name: str, documentation: str, label: str, values: Callable[[], Mapping[str, float]]) -> None:
-        self._name = name
-        self._documentation = documentation
-        self._label = label
-        self._values = values
-
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        family = GaugeMetricFamily(self._name, self._documentation, labels=[self._label])
-        for value, number in self._values().items():
-            family.add_metric([value], number)
-        yield family

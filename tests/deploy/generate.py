@@ -52,7 +52,6 @@ def metrics_page(families: dict[str, Metric]) -> str:
         for collector, names in Metrics().registry._collector_to_names.items()
         for name in names
     }
-    labels["bridge_token_last_used_timestamp_seconds"] = "`token`"
     lines = [
         "# Metrics",
         "",

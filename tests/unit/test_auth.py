@@ -91,15 +91,3 @@ def test_no_token_at_all_is_a_mistake_unless_asked_for(tmp_path: Path) -> None:
     assert not tokens("one", allow=True).open_to_all
     with pytest.raises(ConfigError, match="make it readable"):
         tokens(file=tmp_path / "absent")
-
-
-def test_it_is_known_when_each_token_was_used_last() -> None:
-    """A rotation can be finished when the old token is no longer used; no token, nor its digest, is told for that."""
-    began = time.time()
-    valid = tokens("old", "new")
-    assert valid.last_used() == {"1": 0.0, "2": 0.0}
-    valid.accepts("new")
-    valid.accepts("wrong")
-    used = valid.last_used()
-    assert used["1"] == 0.0
-    assert used["2"] >= began
