@@ -5,13 +5,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(VENV)/run.stamp
 DEV := $(VENV)/dev.stamp
+BASE ?= HEAD~1
+NODE := tests/node/node_modules/.package-lock.json
+COMPOSE := docker compose -f deploy/compose.yaml
 UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-COMPOSE := docker compose -f deploy/compose.yaml
-
-.PHONY: help run test check fmt lock clean compose-up compose-down deploy-files
+.PHONY: help run test chaos bench bench-compare profile check check-schemas schemas deploy-files fmt lock clean \
+	compose-up compose-down
 
 help:  ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,11 +24,38 @@ run: $(RUN)  ## Run the bridge on an embedded broker, with a live view of every 
 test: $(DEV)  ## Run all tests, on the embedded broker and on Apache Kafka; ARGS="-k name" to choose
 	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(ARGS)
 
-check: $(DEV)  ## Lint, check the format, the types, and all that is in deploy/
+chaos: $(DEV)  ## Break everything around the bridge, and show that nothing is lost; CHAOS_SEED=n to repeat a run
+	@CHAOS=long $(BIN)/python -m pytest tests/chaos -q $(ARGS)
+
+bench: $(DEV)  ## Measure cost, tail, backlog and start beside a bare aiohttp handler (about 5 minutes)
+	@mkdir -p .cache
+	@$(BIN)/python -m tests.bench --json .cache/bench.json $(ARGS)
+
+bench-compare: $(DEV)  ## Measure the whole way of this tree beside that of another commit: BASE=<git ref>
+	@mkdir -p .cache
+	@$(BIN)/python -m tests.bench.compare $(BASE)
+
+profile: $(DEV)  ## Write a flame graph of the daemon under load to .cache/profile.svg
+	@mkdir -p .cache
+	@$(BIN)/python -m tests.bench.profile .cache/profile.svg
+
+check: $(DEV) check-schemas  ## Lint, check the format, the types, the contract, and all that is in deploy/
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest --quiet --no-header tests/deploy/files
+
+check-schemas: $(DEV)
+	@$(BIN)/bridge schemas check $(if $(AGAINST),--against $(AGAINST))
+	@$(BIN)/bridge schemas asyncapi --check
+	@$(BIN)/bridge schemas page --check
+	@if command -v npm >/dev/null; then \
+		$(MAKE) --no-print-directory $(NODE) && node tests/node/asyncapi.mjs schemas/asyncapi.yaml; \
+	else echo "NOT CHECKED, schemas/asyncapi.yaml by AsyncAPI's parser: there is no npm"; fi
+
+schemas: $(DEV)  ## Make schemas/asyncapi.yaml and schemas/README.md from the schema files
+	@$(BIN)/bridge schemas asyncapi --write
+	@$(BIN)/bridge schemas page --write
 
 deploy-files: $(DEV)  ## Make those files of deploy/ that are made from others
 	@$(BIN)/python -m tests.deploy.generate
@@ -48,7 +77,7 @@ lock: $(DEV)  ## Choose the newest dependencies and write them down with their h
 	@$(UV_COMPILE) --upgrade --extra embedded --group dev --output-file tests/requirements.lock pyproject.toml
 
 clean:  ## Remove the environment, caches and build output
-	@rm -rf $(VENV) .cache dist .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf $(VENV) tests/node/node_modules .cache dist .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/pyvenv.cfg:
@@ -59,6 +88,10 @@ $(VENV)/pyvenv.cfg:
 $(RUN): $(VENV)/pyvenv.cfg requirements.lock pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+$(NODE): tests/node/package-lock.json
+	@cd tests/node && npm ci --silent --no-audit --no-fund --ignore-scripts
 	@touch $@
 
 $(DEV): $(RUN) tests/requirements.lock

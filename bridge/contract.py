@@ -49,14 +49,16 @@ class Violation(NamedTuple):
 class Topic:
     """One Kafka topic and the schema of its records.
 
-    `event_type` is the file's name without `.json`, `name` the topic's whole name in Kafka, `dataschema` the
-    URN of the schema and its version, `key` the record's property that is the Kafka key (None: not one
-    property), `partitions` how many it is created with (None: as configured), `config` its Kafka
-    configuration, `schema` the parsed file, `path` where it was read.
+    `event_type` is the file's name without `.json`, `name` the topic's whole name in Kafka (from version 2 on
+    it ends in the version: a new major is a new topic beside the old), `version` the schema's version,
+    `dataschema` the URN of the two, `key` the record's property that is the Kafka key (None: not one property,
+    and an optional one may be absent), `partitions` how many it is created with (None: as configured), `config`
+    its Kafka configuration, `schema` the parsed file, `path` where it was read.
     """
 
     event_type: str
     name: str
+    version: int
     dataschema: str
     key: str | None
     partitions: int | None
@@ -130,7 +132,9 @@ def _topic(path: Path, schema: dict[str, Any], files: dict[str, dict[str, Any]],
         raise ContractError(f"{path} has no x-topic block")
     event_type = _entry(path, about, "event_type", str)
     version = _entry(path, about, "version", int)
-    name = prefix + event_type.replace("_", "-")
+    if version < 1:
+        raise ContractError(f"{path}: x-topic.version is {version}, and should be 1 or more")
+    name = prefix + event_type.replace("_", "-") + (f".v{version}" if version > 1 else "")
     if path.name != f"{event_type}.json":
         raise ContractError(f"{path}: x-topic.event_type is {event_type!r}, and so the file's name should be")
     if not _TOPIC_NAME.fullmatch(name):
@@ -147,6 +151,7 @@ def _topic(path: Path, schema: dict[str, Any], files: dict[str, dict[str, Any]],
     return Topic(
         event_type=event_type,
         name=name,
+        version=version,
         dataschema=f"urn:gumlet-kafka-bridge:{event_type}:{version}",
         key=key,
         partitions=partitions,

@@ -50,7 +50,7 @@ async def run(
     for what the user must mend.
     """
     metrics = Metrics()
-    tokens = Tokens.of(settings)
+    tokens = Tokens.of(settings, metrics)
     client_options(settings.kafka)  # a certificate that cannot be read is told now, not at the first connection
     contract = Contract.load(settings.topics.prefix)
     normalizer = Normalizer(contract)

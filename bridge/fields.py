@@ -100,6 +100,7 @@ def mapping(value: Any) -> Any:
     return {} if value == [] else value
 
 
+@lru_cache(maxsize=8192)  # deliveries of one millisecond, and the events of one asset, share their times
 def rfc3339(milliseconds: int) -> str:
     """Return a time since 1970 in UTC as RFC 3339 with milliseconds: `2020-12-09T08:20:48.309Z`."""
     seconds, fraction = divmod(milliseconds, 1000)

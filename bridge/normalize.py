@@ -8,7 +8,7 @@ A pure core without I/O. The laws:
    the source, the order of the keys or the space between them. The id depends on that and the source.
 3. Nothing is dropped: what the tables do not know is in `additional`, and a dead letter holds the raw body.
 
-To add a type: its schema file with an example in `schemas/`, and a line in `MAPPINGS`.
+To add a type: its schema file with its examples in `schemas/`, and a line in `bridge/mappings.py`.
 """
 
 from __future__ import annotations
@@ -24,99 +24,18 @@ import orjson
 
 from bridge.errors import ContractError
 from bridge.event import Delivery, Event, canonical, content_id
-from bridge.fields import (
-    FRAME_RATE,
-    Table,
-    each,
-    flag,
-    integer,
-    items,
-    mapping,
-    nested,
-    number,
-    rfc3339,
-    text,
-    texts,
-    timestamp,
-    to,
-)
+from bridge.fields import rfc3339, text
+from bridge.mappings import MAPPINGS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from bridge.contract import Contract, Topic
-
-# The tables: the name that Gumlet uses → the contract's name, and the form it is converted to.
-
-TRANSFORMATIONS = Table(
-    {
-        "resolution": to("resolutions", texts),
-        "format": to("format", text),
-        "audio_codec": to("audio_codecs", texts),
-        "video_codec": to("video_codecs", texts),
-        "thumbnail": to("thumbnails", items),
-        "thumbnail_format": to("thumbnail_format", text),
-        "mp4_access": to("mp4_access", flag),
-    }
-)
-INPUT = Table(
-    {
-        "transformations": nested("transformations", TRANSFORMATIONS),
-        "metadata": to("metadata", mapping),
-        "source_url": to("source_url", text),
-        "size": to("size_bytes", integer),
-        "duration": to("duration_seconds", number),
-        "aspect_ratio": to("aspect_ratio", text),
-        "fps": FRAME_RATE,
-        "width": to("width_pixels", integer),
-        "height": to("height_pixels", integer),
-        "profile_id": to("profile_id", text),
-        "vimeo_id": to("vimeo_id", text),
-    }
-)
-OUTPUT = Table(
-    {
-        "status_url": to("status_url", text),
-        "playback_url": to("playback_url", text),
-        "dash_playback_url": to("dash_playback_url", text),
-        "thumbnail_url": to("thumbnail_urls", texts),
-        "storage_bytes": to("storage_bytes", integer),
-        "format": to("format", text),
-        "download_url": to("download_url", text),
-        "animated_gif_url": to("animated_gif_url", text),
-        "preview_thumbnails_url": to("preview_thumbnails_url", text),
-    }
-)
-PROBLEM = Table({"code": to("code", text), "message": to("message", text)})
-VIDEO = Table(
-    {
-        "type": to("type", text),
-        "asset_id": to("asset_id", text),
-        "status": to("status", text),
-        "progress": to("progress_percent", number),
-        "created_at": to("created_at", timestamp),
-        "tag": to("tags", texts),
-        "title": to("title", text),
-        "description": to("description", text),
-        "input": nested("input", INPUT),
-        "output": nested("output", OUTPUT),
-        "error": nested("error", PROBLEM, lone="message"),
-        "warning": each("warnings", PROBLEM, lone="message"),
-    },
-    always={"tags": [], "warnings": []},
-)
-MAPPINGS = {
-    "video.status.created": VIDEO,
-    "video.status.downloaded": VIDEO,
-    "video.status.ready": VIDEO,
-    "video.status.errored": VIDEO,
-    "video.status.deleted": VIDEO,
-    "video.status.repackaged": VIDEO,
-    "video.status.stream_ready": VIDEO,
-    "video.status.optimized": VIDEO,
-}
-"""The table of each event type that has a topic of its own."""
 
 TYPE_FIELDS = ("type", "event", "event_type")
 """Where a body says its type: the first that is not null counts."""
+_SUBJECTS = ("asset_id", "live_asset_id")
+"""Where a body of no known type says what it is about."""
 LONGEST_IN_DEAD_LETTER = 256
 """Characters of a delivered name that a dead letter repeats: it must not be too large itself."""
 LONGEST_DETAIL = 1000
@@ -188,7 +107,9 @@ class Normalizer:
             document = orjson.loads(delivery.body)
             content = _encoded(document)
         _, event_type = _type_of(document) if isinstance(document, dict) else ("", None)
-        subject = _subject(document) if isinstance(document, dict) else None
+        typed = self._typed.get(event_type) if event_type else None
+        fields = (typed[0].topic.key,) if typed and typed[0].topic.key else _SUBJECTS
+        subject = _subject(document, fields) if isinstance(document, dict) else None
         if subject and len(subject) > LONGEST_IN_DEAD_LETTER:
             subject = None  # a part of an id would be another id
         record = {
@@ -213,7 +134,7 @@ class Normalizer:
         if event_type is None or event_type not in self._typed:
             about = {} if event_type is None else {"type": event_type}
             value = _encoded(about | {"event": document})
-            return _made(self._unrecognized, delivery, event_id, value, _subject(document))
+            return _made(self._unrecognized, delivery, event_id, value, _subject(document, _SUBJECTS))
 
         route, table = self._typed[event_type]
         record, rest = table.read(document)
@@ -227,7 +148,7 @@ class Normalizer:
         if violation := route.topic.violation(record):
             pointer = table.pointer(violation.pointer, document)
             return self.dead_letter(delivery, "schema_violation", violation.detail, pointer)
-        subject = record[route.topic.key] if route.topic.key else None
+        subject = record.get(route.topic.key) if route.topic.key else None
         return _made(route, delivery, event_id, value, subject)
 
 
@@ -247,9 +168,9 @@ def _type_of(document: dict[str, Any]) -> tuple[str, str | None]:
     return "type", None
 
 
-def _subject(document: dict[str, Any]) -> str | None:
-    """Return the id of the asset, or of the live asset, that an event is about, if it says one."""
-    for field in ("asset_id", "live_asset_id"):
+def _subject(document: dict[str, Any], fields: Iterable[str]) -> str | None:
+    """Return the id of what an event is about, from the first of `fields` that has one."""
+    for field in fields:
         value = text(document.get(field))
         if type(value) is str and value:
             return value

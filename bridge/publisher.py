@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -34,8 +34,8 @@ WINDOW_EVENTS = 1000
 """About how many events are sent at once: enough for full batches, few enough to be repeated after a crash."""
 SLICE_EVENTS = 25
 """Events normalized before the loop may serve requests again: below a millisecond."""
-WINDOWS_AHEAD = 2
-"""Windows that are prepared while one is on its way."""
+AHEAD_EVENTS = 2 * WINDOW_EVENTS
+"""Events that are prepared at most while a window is on its way."""
 MEND_EVENTS = 500
 """Parked events sent at once when their topic is tried again."""
 MEND_FIRST_ATTEMPT = 3
@@ -113,7 +113,10 @@ class Publisher:
         self._metrics = metrics
         self._provision = provision
         self._sender = Sender(settings, metrics, self._kafka_is)
-        self._windows: asyncio.Queue[Window] = asyncio.Queue(WINDOWS_AHEAD)
+        self._ready: deque[Window] = deque()
+        self._ready_events = 0
+        self._news = asyncio.Event()
+        self._taken = asyncio.Event()
         # The topics that refuse, and how many of their events are not yet on disk as parked.
         self._on_the_way: dict[str, int] = {}
         self._menders: set[asyncio.Task[None]] = set()
@@ -153,17 +156,31 @@ class Publisher:
     async def _prepare(self) -> None:
         """Read ahead: turn deliveries into events while others are on their way."""
         while True:
-            events: list[Prepared] = []
             for group in await self._backlog.read():
+                events: list[Prepared] = []
                 for delivery in group.deliveries:
                     events.append(Prepared(self._normalizer.event(delivery), delivery))
                     if len(events) % SLICE_EVENTS == 0:
                         await asyncio.sleep(0)
-                if len(events) >= WINDOW_EVENTS:
-                    await self._windows.put(Window(events, group))
-                    events = []
-            if events:
-                await self._windows.put(Window(events, group))
+                self._ready.append(Window(events, group))
+                self._ready_events += len(events)
+                self._news.set()
+                while self._ready_events >= AHEAD_EVENTS:
+                    self._taken.clear()
+                    await self._taken.wait()
+
+    async def _next_window(self) -> Window:
+        """Return all that became ready while the last window was on its way: a request costs the same for many."""
+        while not self._ready:
+            self._news.clear()
+            await self._news.wait()
+        events, upto = self._ready.popleft()
+        while self._ready and len(events) + len(self._ready[0].events) <= WINDOW_EVENTS:
+            more, upto = self._ready.popleft()
+            events += more
+        self._ready_events -= len(events)
+        self._taken.set()
+        return Window(events, upto)
 
     async def _publish(self, tasks: asyncio.TaskGroup) -> None:
         await self._provision_topics()
@@ -171,7 +188,7 @@ class Publisher:
         for topic in self._backlog.parked:
             self._hold_back(topic, "it refused before the restart", tasks)
         while True:
-            window = await self._windows.get()
+            window = await self._next_window()
             parked = await self._send(window.events, tasks)
             if not parked:
                 self._backlog.settle(window.upto)

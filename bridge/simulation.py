@@ -43,7 +43,7 @@ WARNING = {
 """What Gumlet adds for a frame below its minimum, word for word."""
 
 _EPOCH_MS = 1_735_689_600_000  # the first simulated asset's creation, 2025-01-01; each next one is a little later
-_WORKSPACES = ("5f462c1561cf8a766464ffc4", "6421d7b0c93e5a2f10b8e6d1", "65aa90ff27c41e0d3b7c5582")
+WORKSPACES = ("5f462c1561cf8a766464ffc4", "6421d7b0c93e5a2f10b8e6d1", "65aa90ff27c41e0d3b7c5582")
 _FRAMES = (
     (1920, 1080, "16:9"),
     (1280, 720, "16:9"),
@@ -89,7 +89,7 @@ class Asset:
     """One simulated video: what it is and what becomes of it, drawn once.
 
     `asset_id` is as Gumlet makes them (24 hexadecimal digits that begin with the time of creation),
-    `created_ms` milliseconds since the epoch, `types` the life to come, in order.
+    `created_ms` milliseconds since the epoch, `workspace` the one it belongs to, `types` the life to come, in order.
     """
 
     def __init__(self, seed: int, number: int) -> None:
@@ -97,7 +97,7 @@ class Asset:
         self.created_ms = _EPOCH_MS + number * 700 + rng.randrange(700)
         self.asset_id = f"{self.created_ms // 1000:08x}{rng.getrandbits(64):016x}"
         self.types = _life(rng)
-        self._workspace = rng.choice(_WORKSPACES)
+        self.workspace = rng.choice(WORKSPACES)
         self._format = rng.choice(("hls", "hls", "dash", "mp4"))
         self._low_resolution = _draw(rng, 0.08)
         self._says_progress = _draw(rng, 0.8)  # the document has it, the SDK does not
@@ -160,7 +160,7 @@ class Asset:
         }
         if self._low_resolution:
             transformations["process_low_resolution_input"] = True
-        uploaded = f"{self._workspace}/{self.asset_id}/origin-{self.asset_id}"
+        uploaded = f"{self.workspace}/{self.asset_id}/origin-{self.asset_id}"
         return {
             "transformations": transformations,
             "metadata": _metadata(rng),
@@ -187,7 +187,7 @@ class Asset:
     def _outputs(self) -> dict[str, Any]:
         """Return `output` as it is at the end."""
         rng = self._rng
-        files = f"https://video.gumlet.io/{self._workspace}/{self.asset_id}"
+        files = f"https://video.gumlet.io/{self.workspace}/{self.asset_id}"
         playback = {"hls": "main.m3u8", "dash": "main.mpd", "mp4": "download.mp4"}[self._format]
         output: dict[str, Any] = {
             "status_url": f"https://api.gumlet.com/v1/video/assets/{self.asset_id}",

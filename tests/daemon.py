@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
@@ -45,7 +46,8 @@ def wait_for(condition: Any, seconds: float = 30.0, what: str = "") -> None:
 class Daemon:
     """`bridge serve` with ports of its own and everything it needs in `directory`.
 
-    It may be started again and again on the same journal. Settings are BRIDGE_ variables in lower case.
+    It may be started again and again on the same journal. Settings are BRIDGE_ variables in lower case. With
+    `source_tree` it runs the code of another checkout.
     """
 
     def __init__(self, directory: Path, bootstrap_servers: str, prefix: str = "gumlet.", **settings: Any) -> None:
@@ -61,7 +63,9 @@ class Daemon:
             "topics_prefix": prefix,
             **settings,
         }
+        self.wrapper: Sequence[str] = ()  # a command that runs the daemon in its own place: strace -D, prlimit, env
         self.process: subprocess.Popen[bytes] | None = None
+        self.source_tree: Path | None = None
         self.public = self.admin = ""
         self._log_from = 0
 
@@ -76,11 +80,12 @@ class Daemon:
         """Start the process without waiting for it."""
         self._log_from = self.log_file.stat().st_size if self.log_file.exists() else 0
         settings = {name: value for name, value in self.settings.items() if value is not None}
+        other_tree = {} if self.source_tree is None else {"PYTHONPATH": str(self.source_tree)}
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
-                [*BRIDGE, "serve"],
+                [*self.wrapper, *BRIDGE, "serve"],
                 cwd=self.directory,
-                env=environment(**settings),
+                env=environment(**settings) | other_tree,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -21,6 +21,12 @@ COMMANDS = {
     "dev": "bridge.cli.dev",
     "simulate": "bridge.cli.simulate",
     "topics": "bridge.cli.topics",
+    "schemas": "bridge.cli.schemas",
+    "dead-letter": "bridge.cli.dead_letter",
+    "tail": "bridge.cli.tail",
+    "assets": "bridge.cli.assets",
+    "webhooks": "bridge.cli.webhooks",
+    "journal": "bridge.cli.journal",
     "config": "bridge.cli.config",
 }
 """Each command's module; it has a Typer `app`."""

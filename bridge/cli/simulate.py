@@ -17,6 +17,8 @@ from rich.table import Table
 from yarl import URL
 
 from bridge import config
+from bridge.auth import secrets_in
+from bridge.cli.simulate_api import API_KEY, Rehearsal, rehearse
 from bridge.cli.webhook_sender import Plan, Sender, Tally
 from bridge.errors import BridgeError
 
@@ -47,8 +49,7 @@ def _token(token: str | None, token_file: Path | None) -> str | None:
         if settings.token_list:
             return settings.token_list[0].get_secret_value()
         token_file = settings.tokens_file
-    lines = token_file.read_text().splitlines() if token_file else []
-    return next((line.strip() for line in lines if line.strip() and not line.startswith("#")), None)
+    return next(iter(secrets_in(token_file.read_text())), None) if token_file else None
 
 
 def _table(report: dict[str, Any]) -> Table:
@@ -74,6 +75,26 @@ def _table(report: dict[str, Any]) -> Table:
 
 
 app = typer.Typer(rich_markup_mode="markdown")
+
+
+def _rehearse(api: str, count: int, rate: float | None, retry_after: float, seed: int | None) -> None:
+    try:
+        listen = config.parse_address(api)
+    except ValueError as error:
+        raise typer.BadParameter(f"{api!r} {error}", param_hint="--api") from error
+    key = config.load().gumlet.api_key
+    uvloop.run(
+        rehearse(
+            Rehearsal(
+                listen=listen,
+                api_key=key.get_secret_value() if key else API_KEY,
+                seed=secrets.randbits(32) if seed is None else seed,
+                count=count,
+                pace=1 / rate if rate else 0.0,
+                half_hour=retry_after,
+            )
+        )
+    )
 
 
 @app.command()
@@ -114,6 +135,15 @@ def simulate(  # noqa: PLR0913, PLR0917 - one parameter for each option
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,  # noqa: FBT002
+    api: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Serve Gumlet's API here, and deliver to who subscribes there; --count is then of assets, "
+            "--rate of events.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Be Gumlet: send webhooks of simulated videos, retry what is refused, report how it went.
 
@@ -127,7 +157,12 @@ def simulate(  # noqa: PLR0913, PLR0917 - one parameter for each option
     `bridge simulate --rate 200 --count 720000` (a steady hour)
 
     `bridge simulate --retry-after 0.5 --acknowledged sent.jsonl` (what a crash test must find again)
+
+    `bridge simulate --api 127.0.0.1:8090 --count 20 --rate 5` (Gumlet's API too, for `bridge webhooks` and others)
     """
+    if api is not None:
+        _rehearse(api, count, rate, retry_after, seed)
+        return
     target = URL(url)
     if target.scheme not in ("http", "https") or not target.host:
         raise typer.BadParameter(f"{url!r} is not an http:// or https:// URL", param_hint="--url")

@@ -12,6 +12,7 @@ from pydantic import SecretStr
 from bridge import auth
 from bridge.auth import MAX_TOKEN_LENGTH, Tokens
 from bridge.errors import ConfigError
+from bridge.metrics import Metrics
 
 
 def tokens(*fixed: str, file: Path | None = None, allow: bool = False) -> Tokens:
@@ -91,3 +92,48 @@ def test_no_token_at_all_is_a_mistake_unless_asked_for(tmp_path: Path) -> None:
     assert not tokens("one", allow=True).open_to_all
     with pytest.raises(ConfigError, match="make it readable"):
         tokens(file=tmp_path / "absent")
+
+
+def test_a_line_may_name_its_token_and_end_its_life(tmp_path: Path) -> None:
+    """A named token is valid until its end and not from then on; plain lines beside it are what they were."""
+    file = tmp_path / "tokens"
+    past, future = "2001-01-01T00:00:00Z", "2999-01-01"
+    file.write_text(f"plain\nwith some spaces\nold name=before expires={past}\nnew name=now expires={future}\n")
+    valid = tokens(file=file)
+    assert [valid.accepts(each) for each in ("plain", "with some spaces", "new")] == [True] * 3
+    for wrong in ("old", f"old name=before expires={past}", f"new name=now expires={future}", "now", "with"):
+        assert not valid.accepts(wrong)
+
+
+@pytest.mark.parametrize("line", ["secret expires=soon", "secret name=", "secret name=a/b", "secret expires="])
+def test_a_line_that_cannot_be_meant_ends_the_start_and_shows_no_token(tmp_path: Path, line: str) -> None:
+    """A mistyped end must not become a token without one: the line is named, what stands in it is not."""
+    file = tmp_path / "tokens"
+    file.write_text(f"# comment\n{line}\n")
+    with pytest.raises(ConfigError, match="line 2") as told:
+        tokens(file=file)
+    assert "secret" not in str(told.value)
+
+
+def test_a_mistyped_change_leaves_the_tokens_as_they_were(tmp_path: Path) -> None:
+    """While the daemon runs a mistake in the file is told and changes nothing."""
+    file = tmp_path / "tokens"
+    file.write_text("old\n")
+    valid = tokens(file=file)
+    file.write_text("new expires=never\n")
+    assert valid.accepts("old")
+    assert not valid.accepts("new")
+
+
+def test_metrics_tell_when_each_token_was_used_last_by_its_name(tmp_path: Path) -> None:
+    """By name, never by value, and only for deliveries that were let in."""
+    file = tmp_path / "tokens"
+    file.write_text("s3cret name=gumlet\nold name=gone expires=2001-01-01\n")
+    metrics = Metrics()
+    valid = Tokens((SecretStr("fixed"),), file, allow_unauthenticated=False, metrics=metrics)
+    for presented in ("s3cret", "old", "wrong"):
+        valid.accepts(presented)
+    told = metrics.render().decode()
+    assert 'bridge_token_last_used_timestamp_seconds{name="gumlet"}' in told
+    for absent in ("s3cret", "gone", "configured"):
+        assert absent not in told

@@ -13,7 +13,7 @@ import pytest
 from bridge import contract as contract_module
 from bridge.contract import Contract, schemas_directory
 from bridge.errors import ContractError
-from bridge.normalize import MAPPINGS
+from bridge.mappings import MAPPINGS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,16 +70,27 @@ def edit(path: Path, **changes: Any) -> None:
 
 
 def test_every_type_that_is_documented_has_a_topic() -> None:
-    """The eight types of video.status, the dead letters and the unrecognized: named after their types."""
+    """The types that Gumlet documents, the dead letters and the unrecognized: named after their types."""
+    video = ["created", "downloaded", "ready", "errored", "deleted", "repackaged", "stream-ready", "optimized"]
+    live = ["created", "ready", "preparing", "connected", "active", "complete", "disconnected"]
+    product = [
+        "embed.viewed",
+        "embed.cta-clicked",
+        "embed.form-submitted",
+        "video.updated",
+        "video.uploaded",
+        "video.analytics",
+        "image.analytics",
+        "playlist.created",
+        "playlist.asset",
+        "playlist.deleted",
+        "comment.all",
+        "channel.member-joined",
+    ]
     assert {topic.name for topic in CONTRACT.topics.values()} == {
-        "gumlet.video.status.created",
-        "gumlet.video.status.downloaded",
-        "gumlet.video.status.ready",
-        "gumlet.video.status.errored",
-        "gumlet.video.status.deleted",
-        "gumlet.video.status.repackaged",
-        "gumlet.video.status.stream-ready",
-        "gumlet.video.status.optimized",
+        *(f"gumlet.video.status.{name}" for name in video),
+        *(f"gumlet.live.video.status.{name}" for name in live),
+        *(f"gumlet.event.{name}" for name in product),
         "gumlet.dead-letter",
         "gumlet.unrecognized",
     }
@@ -103,6 +114,14 @@ def test_the_prefix_begins_each_name() -> None:
     topics = Contract.load("acme_video.").topics
     assert topics["video.status.ready"].name == "acme_video.video.status.ready"
     assert topics["video.status.ready"].dataschema == "urn:gumlet-kafka-bridge:video.status.ready:1"
+
+
+def test_a_new_major_is_a_new_topic(directory: Path) -> None:
+    """From version 2 on the topic's name ends in the version, and ce_dataschema names it."""
+    edit(directory / "video.status.ready.json", x_topic={"version": 2})
+    topic = Contract.load(directory=directory).topics["video.status.ready"]
+    assert (topic.name, topic.version) == ("gumlet.video.status.ready.v2", 2)
+    assert topic.dataschema == "urn:gumlet-kafka-bridge:video.status.ready:2"
 
 
 def test_an_installed_package_has_its_own_schemas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,8 +163,8 @@ def test_a_schema_and_its_table_agree(event_type: str) -> None:
     """Each property comes from where its x-source says, and the table makes no other."""
     documented = {pointer: schema["x-source"] for pointer, schema in properties(CONTRACT.topics[event_type].schema)}
     assert documented.pop("/additional") == ""
-    assert documented.pop("/input/frame_rate/numerator") == "/input/fps"
-    assert documented.pop("/input/frame_rate/denominator") == "/input/fps"
+    for part in ("numerator", "denominator"):  # made of one delivered value, by one rule
+        assert documented.pop(f"/input/frame_rate/{part}", "/input/fps") == "/input/fps"
     assert documented == dict(sources(MAPPINGS[event_type]))
 
 
@@ -213,6 +232,7 @@ def test_a_file_without_its_topic_is_named(directory: Path) -> None:
         ({"event_type": None}, "event_type should be str"),
         ({"version": "1"}, "version should be int"),
         ({"version": True}, "version should be int"),
+        ({"version": 0}, "version is 0"),
         ({"key": 5}, "key should be str or null"),
         ({"key": "nowhere"}, "'nowhere', which is no property"),
         ({"partitions": 0}, "partitions is 0"),

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pytest
 
-from bridge import normalize
+from bridge import mappings
 from bridge.contract import Contract, schemas_directory
 from bridge.errors import ContractError
 from bridge.event import Delivery, Event, canonical, content_id
-from bridge.normalize import MAPPINGS, Normalizer
+from bridge.mappings import MAPPINGS
+from bridge.normalize import Normalizer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -528,7 +529,7 @@ def test_a_mistake_of_the_bridge_is_a_dead_letter(monkeypatch: pytest.MonkeyPatc
 
 def test_a_type_without_a_file_fails_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """A type cannot be normalized to a topic that the contract does not have."""
-    monkeypatch.setitem(MAPPINGS, "video.status.new", normalize.VIDEO)
+    monkeypatch.setitem(MAPPINGS, "video.status.new", mappings.VIDEO)
     with pytest.raises(ContractError, match=r"video\.status\.new\.json is missing"):
         Normalizer(CONTRACT)
 
@@ -538,3 +539,23 @@ def test_a_file_without_a_mapping_fails_by_name(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delitem(MAPPINGS, "video.status.optimized")
     with pytest.raises(ContractError, match=r"no mapping of video\.status\.optimized"):
         Normalizer(CONTRACT)
+
+
+@pytest.mark.parametrize("event_type", sorted(name for name in MAPPINGS if name.startswith("live.")))
+def test_a_live_event_has_the_live_assets_key(event_type: str) -> None:
+    """The key is `live_asset_id`, also where the body names another asset, and in a dead letter too."""
+    body = {"type": event_type, "live_asset_id": "l1", "asset_id": "a1"}
+    made = NORMALIZER.event(delivery(body))
+    assert (made.event_type, made.key) == (event_type, b"l1")
+    assert value(made)["additional"] == {"asset_id": "a1"}
+    refused = NORMALIZER.event(delivery(body | {"created_at": "once"}))
+    assert (refused.event_type, refused.key, value(refused)["pointer"]) == ("dead-letter", b"l1", "/created_at")
+
+
+@pytest.mark.parametrize(("about", "key"), [({}, None), ({"asset_id": None}, None), ({"asset_id": 7}, b"7")])
+def test_a_product_event_may_be_about_no_asset(about: dict[str, Any], key: bytes | None) -> None:
+    """Without an asset there is no key and no subject; what Gumlet does not specify is as delivered."""
+    made = NORMALIZER.event(delivery({"type": "event.playlist.created", "playlist_id": ["p"]} | about))
+    assert (made.event_type, made.key) == ("event.playlist.created", key)
+    assert value(made)["additional"] == {"playlist_id": ["p"]}
+    assert ("ce_subject" in dict(made.headers)) == (key is not None)

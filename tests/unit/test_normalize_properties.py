@@ -12,9 +12,23 @@ from hypothesis import strategies as st
 
 from bridge.contract import Contract, schemas_directory
 from bridge.event import Delivery, Event
-from bridge.normalize import INPUT, MAPPINGS, OUTPUT, PROBLEM, TRANSFORMATIONS, VIDEO, Normalizer
+from bridge.fields import Table
+from bridge.mappings import (
+    INPUT,
+    LIVE_INPUT,
+    LIVE_OUTPUT,
+    LIVE_VIDEO,
+    MAPPINGS,
+    OUTPUT,
+    PROBLEM,
+    PRODUCT,
+    TRANSFORMATIONS,
+    VIDEO,
+)
+from bridge.normalize import Normalizer
 
-NORMALIZER = Normalizer(Contract.load())
+CONTRACT = Contract.load()
+NORMALIZER = Normalizer(CONTRACT)
 FILES = {path.name: orjson.loads(path.read_bytes()) for path in schemas_directory().glob("*.json")}
 REGISTRY = jsonschema_rs.Registry(list(FILES.items()))
 VALIDATORS = {
@@ -59,20 +73,37 @@ def fields(table: Any, **known: st.SearchStrategy[Any]) -> st.SearchStrategy[dic
 
 
 PROBLEMS = fields(PROBLEM)
+
+
+def types(table: Table) -> st.SearchStrategy[str]:
+    """Return the types that a table is for."""
+    return st.sampled_from(sorted(name for name, mapping in MAPPINGS.items() if mapping is table))
+
+
 VIDEO_BODY = fields(
     VIDEO,
-    type=st.sampled_from(sorted(MAPPINGS)),
+    type=types(VIDEO),
     asset_id=TEXT | ANY,
     input=fields(INPUT, transformations=fields(TRANSFORMATIONS) | ANY) | ANY,
     output=fields(OUTPUT) | ANY,
     error=PROBLEMS | ANY,
     warning=PROBLEMS | st.lists(PROBLEMS, max_size=3) | ANY,
 )
-OBJECT = VIDEO_BODY | st.dictionaries(TEXT | st.sampled_from(["type", "event", "asset_id"]), ANY, max_size=4)
+LIVE_BODY = fields(
+    LIVE_VIDEO,
+    type=types(LIVE_VIDEO),
+    live_asset_id=TEXT | ANY,
+    input=fields(LIVE_INPUT) | ANY,
+    output=fields(LIVE_OUTPUT) | ANY,
+    error=PROBLEMS | ANY,
+)
+PRODUCT_BODY = fields(PRODUCT, type=types(PRODUCT), asset_id=TEXT | ANY)
+BODY = VIDEO_BODY | LIVE_BODY | PRODUCT_BODY
+OBJECT = BODY | st.dictionaries(TEXT | st.sampled_from(["type", "event", "asset_id"]), ANY, max_size=4)
 
 KNOWN_ENOUGH = st.builds(
     lambda **parts: parts,
-    type=st.sampled_from(sorted(MAPPINGS)),
+    type=types(VIDEO),
     asset_id=TEXT.filter(bool),
     unknown=UNKNOWN,
     input=UNKNOWN,
@@ -100,7 +131,8 @@ def check(body: bytes) -> Event:
     elif made.event_type == "unrecognized":
         assert value["event"] == orjson.loads(body)
     else:
-        assert made.key == value["asset_id"].encode()
+        subject = value.get(CONTRACT.topics[made.event_type].key)
+        assert made.key == (None if subject is None else subject.encode())
         assert value["type"] == made.event_type
     assert event(body) == made
     return made
@@ -178,7 +210,7 @@ def test_nothing_unknown_is_dropped(parts: dict[str, Any]) -> None:
     )
 
 
-@given(VIDEO_BODY)
+@given(BODY)
 def test_time_and_source_are_not_in_the_value(document: dict[str, Any]) -> None:
     """A typed record's value is the same whenever and wherever the body was received."""
     body = orjson.dumps(document)

@@ -1,0 +1,250 @@
+"""`bridge dead-letter`: what could not be published, why, and publishing it once the cause is mended."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import orjson
+import typer
+
+from bridge import config
+from bridge.cli.output import AsJson, ConfigFile, moment, progress, show_rows, write_line
+from bridge.contract import DEAD_LETTER, Contract
+from bridge.dead_letters import Chosen, DeadLetter
+from bridge.errors import BridgeError
+from bridge.kafka_reader import reading
+from bridge.metrics import Metrics
+from bridge.normalize import Normalizer
+from bridge.sender import Prepared, Sender
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from typing import Any
+
+    from bridge.config import Settings
+
+CHUNK = 200
+"""How many are sent at once."""
+ATTEMPTS = 5
+"""How often a chunk that Kafka neither confirmed nor refused is sent again."""
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="The dead-letter topic: look at it, and publish what is in it once the cause is mended.",
+)
+
+Since = Annotated[str | None, typer.Option(help="Received then or later: 2h, 7d, 2026-01-31, 2026-01-31T08:00:00Z.")]
+Until = Annotated[str | None, typer.Option(help="Received before then.")]
+EventType = Annotated[str | None, typer.Option("--type", help="The type as delivered, such as video.status.ready.")]
+AssetId = Annotated[str | None, typer.Option("--asset", help="The asset's id.")]
+Reason = Annotated[str | None, typer.Option(help="The reason, such as schema_violation.")]
+KnownAs = Annotated[str | None, typer.Option("--id", help="The event's id, or its place: PARTITION/OFFSET.")]
+
+
+@app.command("list")
+def list_(  # noqa: PLR0913, PLR0917 - one parameter for each option
+    since: Since = None,
+    until: Until = None,
+    event_type: EventType = None,
+    asset: AssetId = None,
+    reason: Reason = None,
+    as_json: AsJson = False,  # noqa: FBT002
+    config_file: ConfigFile = None,
+) -> None:
+    """List dead letters, oldest first in each partition, without their bodies.
+
+    Examples:
+    `bridge dead-letter list --since 2h`
+
+    `bridge dead-letter list --reason schema_violation | jq -r .pointer | sort | uniq -c`
+    """
+    settings = config.load(config_file)
+    letters = asyncio.run(_collect(settings, _chosen(since, until, event_type, asset, reason)))
+    columns = ("place", "received_at", "reason", "event_type", "asset_id", "pointer", "detail")
+    show_rows((each.line() for each in letters), columns, as_json=as_json)
+
+
+@app.command()
+def show(
+    known_as: Annotated[str, typer.Argument(metavar="ID", help="The event's id, or its place: PARTITION/OFFSET.")],
+    config_file: ConfigFile = None,
+) -> None:
+    """Show a dead letter whole, with its body. Ends with 1 when there is none.
+
+    Example: `bridge dead-letter show 0/17`
+    """
+    letters = asyncio.run(_collect(config.load(config_file), Chosen(known_as=known_as)))
+    if not letters:
+        raise BridgeError(
+            f"{known_as}: no such dead letter. Fix: take an id or a place from `bridge dead-letter list`."
+        )
+    for letter in letters:
+        typer.echo(orjson.dumps(letter.whole(), option=orjson.OPT_INDENT_2).decode())
+
+
+@app.command()
+def export(  # noqa: PLR0913, PLR0917 - one parameter for each option
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", dir_okay=False, help="File to write; otherwise standard output.")
+    ] = None,
+    since: Since = None,
+    until: Until = None,
+    event_type: EventType = None,
+    asset: AssetId = None,
+    reason: Reason = None,
+    config_file: ConfigFile = None,
+) -> None:
+    """Write dead letters with their bodies as JSON lines.
+
+    Example: `bridge dead-letter export --since 7d -o dead-letters.jsonl`
+    """
+    letters = asyncio.run(_collect(config.load(config_file), _chosen(since, until, event_type, asset, reason)))
+    if output is None:
+        for letter in letters:
+            write_line(letter.whole())
+        return
+    try:
+        with output.open("wb") as file:
+            file.writelines(orjson.dumps(each.whole(), option=orjson.OPT_APPEND_NEWLINE) for each in letters)
+    except OSError as error:
+        raise BridgeError(f"{output}: {error.strerror}. Fix: name a file that can be written.") from error
+    typer.echo(f"{len(letters)} dead letters written to {output}.", err=True)
+
+
+@app.command()
+def replay(  # noqa: PLR0913, PLR0917 - one parameter for each option
+    since: Since = None,
+    until: Until = None,
+    event_type: EventType = None,
+    asset: AssetId = None,
+    reason: Reason = None,
+    known_as: KnownAs = None,
+    *,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would become of each; publish nothing.")
+    ] = False,
+    config_file: ConfigFile = None,
+) -> None:
+    """Give dead letters to today's normalizer and publish what it makes of them.
+
+    Each event has the id and the receipt time that it would have had at first, so one that is replayed twice is a
+    repeat that consumers know. What is still a dead letter stays where it is. Dead letters are not removed.
+    Ends with 1 when some could not be published.
+
+    Examples:
+    `bridge dead-letter replay --dry-run`
+
+    `bridge dead-letter replay --reason schema_violation --type video.status.ready --since 7d`
+    """
+    settings = config.load(config_file)
+    outcome = asyncio.run(
+        _replay(settings, _chosen(since, until, event_type, asset, reason, known_as), publish=not dry_run)
+    )
+    verb = "would be published" if dry_run else "published"
+    typer.echo(
+        f"{outcome.published} {verb}, {outcome.dead} still dead, {outcome.failed} refused by Kafka.",
+        err=True,
+    )
+    if outcome.dead or outcome.failed:
+        raise typer.Exit(1)
+
+
+@dataclass(slots=True)
+class _Outcome:
+    published: int = 0
+    dead: int = 0
+    failed: int = 0
+
+
+def _chosen(  # noqa: PLR0913, PLR0917 - one parameter for each option
+    since: str | None,
+    until: str | None,
+    event_type: str | None,
+    asset: str | None,
+    reason: str | None,
+    known_as: str | None = None,
+) -> Chosen:
+    return Chosen(
+        since=moment(since) if since else None,
+        until=moment(until) if until else None,
+        event_type=event_type,
+        asset=asset,
+        reason=reason,
+        known_as=known_as,
+    )
+
+
+async def _letters(settings: Settings, chosen: Chosen) -> AsyncIterator[DeadLetter]:
+    topic = f"{settings.topics.prefix}{DEAD_LETTER}"
+    async with reading(settings.kafka, [topic]) as reader:
+        if not reader.topics:
+            raise BridgeError(f"Kafka has no topic {topic}. Fix: BRIDGE_TOPICS_PREFIX, or `bridge topics apply`.")
+        with progress("dead letters read", await reader.count()) as move_on:
+            async for record in reader.records(chosen.since if chosen.since is not None else "beginning"):
+                move_on(1)
+                letter = DeadLetter.of(record)
+                if letter and chosen.takes(letter):
+                    yield letter
+
+
+async def _collect(settings: Settings, chosen: Chosen) -> list[DeadLetter]:
+    return [letter async for letter in _letters(settings, chosen)]
+
+
+async def _replay(settings: Settings, chosen: Chosen, *, publish: bool) -> _Outcome:
+    normalizer = Normalizer(Contract.load(settings.topics.prefix))
+    sender = Sender(settings.kafka, Metrics())
+    outcome = _Outcome()
+    chunk: list[tuple[DeadLetter, Prepared]] = []
+    try:
+        async for letter in _letters(settings, chosen):
+            event = normalizer.event(letter.delivery)
+            if event.event_type == DEAD_LETTER:
+                outcome.dead += 1
+                write_line(letter.line() | {"outcome": "still dead", **_why(event.value)})
+                continue
+            chunk.append((letter, Prepared(event, letter.delivery)))
+            if len(chunk) >= CHUNK:
+                await _publish(sender, chunk, outcome, publish=publish)
+                chunk.clear()
+        await _publish(sender, chunk, outcome, publish=publish)
+    finally:
+        await sender.close()
+    return outcome
+
+
+def _why(value: bytes) -> dict[str, Any]:
+    found = orjson.loads(value)
+    return {name: found[name] for name in ("reason", "detail", "pointer") if name in found}
+
+
+async def _publish(
+    sender: Sender, chunk: list[tuple[DeadLetter, Prepared]], outcome: _Outcome, *, publish: bool
+) -> None:
+    words = await _send(sender, [prepared for _, prepared in chunk]) if publish else {}
+    for letter, prepared in chunk:
+        refusal = words.get(id(prepared))
+        said = {"outcome": "would be published"} if not publish else {"outcome": "published"}
+        if refusal is not None:
+            said = {"outcome": "refused", "kafka": refusal}
+            outcome.failed += 1
+        else:
+            outcome.published += 1
+        write_line({"place": letter.place, "id": prepared.event.id, "topic": prepared.event.topic} | said)
+
+
+async def _send(sender: Sender, events: list[Prepared]) -> dict[int, str]:
+    """Send until each event is confirmed or refused; return Kafka's words of those that were not sent."""
+    refusals: dict[int, str] = {}
+    for _ in range(ATTEMPTS):
+        if not events:
+            return refusals
+        verdicts = await sender.send(events)
+        refusals |= {id(each): said for each, said in verdicts.rejected}
+        refusals |= {id(each): said for parked, said in verdicts.refused.values() for each in parked}
+        events = verdicts.again
+    return refusals | {id(each): "not confirmed" for each in events}

@@ -1,0 +1,122 @@
+"""Reading Kafka for people and tools: some topics, from a place, to their present end or without end.
+
+Promises: nothing is left behind on Kafka (no group, no commit, no topic made by asking for one); each partition is
+read in its order; a read that is not followed ends at the ends that it found when it began, whatever is published
+meanwhile. What Kafka refuses is a BridgeError that says what to do.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Literal
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from bridge.errors import BridgeError
+from bridge.kafka import client_options, words
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Collection, Iterator
+
+    from aiokafka import ConsumerRecord
+
+    from bridge.config_sections import KafkaSettings
+
+BATCH = 1000
+"""Most records that are asked for at once."""
+POLL_MS = 200
+
+
+@contextmanager
+def in_plain_words(kafka: KafkaSettings) -> Iterator[None]:
+    """Turn what goes wrong with Kafka inside the block into a BridgeError that says what to do."""
+    try:
+        yield
+    except BrokenPipeError:  # whoever read what we print has enough
+        raise
+    except (KafkaError, TimeoutError, OSError) as error:
+        raise BridgeError(
+            f"Kafka at {kafka.bootstrap_servers}: {words(error)}. Fix: see that Kafka runs, then "
+            "BRIDGE_KAFKA_BOOTSTRAP_SERVERS, _SECURITY_PROTOCOL, the credentials and this user's right to read."
+        ) from error
+
+
+class Reader:
+    """Some topics of Kafka, those of `topics` that exist; made by `reading`."""
+
+    def __init__(self, consumer: AIOKafkaConsumer, topics: Collection[str]) -> None:
+        self._consumer = consumer
+        self.topics = sorted(topics)
+        self._partitions: list[TopicPartition] = sorted(consumer.assignment()) if topics else []
+
+    async def records(
+        self, start: Literal["beginning", "end"] | int = "beginning", *, follow: bool = False
+    ) -> AsyncIterator[ConsumerRecord]:
+        """Yield records from `start` (a number: those received at that time or later, in milliseconds).
+
+        Without `follow`, end where the topics ended at the call.
+        """
+        if not self._partitions:
+            return
+        consumer = self._consumer
+        ends = await consumer.end_offsets(self._partitions)
+        begins = await self._begins(start, ends)
+        for partition, offset in begins.items():
+            consumer.seek(partition, offset)
+        since = start if isinstance(start, int) else 0
+        left = {each for each in self._partitions if begins[each] < ends[each]}
+        while follow or left:
+            batches = await consumer.getmany(timeout_ms=POLL_MS, max_records=BATCH)
+            for partition, batch in batches.items():
+                for record in batch:
+                    if record.timestamp >= since and (follow or record.offset < ends[partition]):
+                        yield record
+            if not follow:
+                # By position, not by record: a compacted partition may have none at its end.
+                left = {each for each in left if await consumer.position(each) < ends[each]}
+
+    async def count(self) -> int:
+        """Return about how many records there are, for a progress bar."""
+        ends = await self._consumer.end_offsets(self._partitions)
+        begins = await self._consumer.beginning_offsets(self._partitions)
+        return sum(ends[each] - begins[each] for each in self._partitions)
+
+    async def _begins(self, start: str | int, ends: dict[TopicPartition, int]) -> dict[TopicPartition, int]:
+        if start == "end":
+            return ends
+        begins: dict[TopicPartition, int] = await self._consumer.beginning_offsets(self._partitions)
+        if not isinstance(start, int):
+            return begins
+        found = await self._consumer.offsets_for_times(dict.fromkeys(self._partitions, start))
+        # None is said of a partition with nothing so new, but also, of all, by a broker that knows no times.
+        of_all = await self._consumer.offsets_for_times(dict.fromkeys(self._partitions, 0))
+        return {
+            each: found[each].offset if found[each] else ends[each] if of_all[each] else begins[each]
+            for each in self._partitions
+        }
+
+
+@asynccontextmanager
+async def reading(kafka: KafkaSettings, topics: Collection[str]) -> AsyncIterator[Reader]:
+    """Connect for the length of the block. Topics that do not exist are left out, and not made."""
+    with in_plain_words(kafka):
+        # Two, because a consumer that asked for a missing topic would have Kafka make it.
+        lister = AIOKafkaConsumer(**client_options(kafka))
+        try:
+            await lister.start()
+            existing = await lister.topics() & set(topics)
+        finally:
+            await lister.stop()
+        consumer = AIOKafkaConsumer(
+            *existing,
+            **client_options(kafka),
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            fetch_max_wait_ms=POLL_MS,
+        )
+        try:
+            await consumer.start()
+            yield Reader(consumer, existing)
+        finally:
+            await consumer.stop()

@@ -1,0 +1,102 @@
+"""The servers under load, each a process of its own, and what the operating system accounts to it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from bridge.event import Delivery
+from bridge.journal_file import FILE_NAME, Group, JournalFile, pack
+from tests.daemon import Daemon, environment, wait_for
+
+from .load import TOKEN
+
+_TICK = os.sysconf("SC_CLK_TCK")
+_GROUP = 64
+
+
+class Server(NamedTuple):
+    """A running server."""
+
+    url: str
+    pid: int
+    daemon: Daemon | None = None
+
+    def cpu_seconds(self) -> float:
+        """User and system time of the process so far, all its threads."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / _TICK
+
+    def memory_mib(self, kind: str = "VmHWM") -> float:
+        """Resident memory: the most so far (VmHWM) or now (VmRSS)."""
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith(kind):
+                return int(line.split()[1]) / 1024
+        return 0.0
+
+    def published(self) -> float:
+        """Return how many records Kafka has confirmed to this process."""
+        assert self.daemon is not None
+        return self.daemon.metric("bridge_publish_seconds_count")
+
+
+@contextmanager
+def floor() -> Iterator[Server]:
+    """Run the bare handler."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    process = subprocess.Popen([sys.executable, "-m", "tests.bench.floor", str(port)], env=environment())
+    try:
+        wait_for(lambda: _answers(port), what="the floor's start")
+        yield Server(f"http://127.0.0.1:{port}", process.pid)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def bridge(
+    directory: Path, kafka: str | None, prefix: str, *, tree: Path | None = None, **settings: object
+) -> Iterator[Server]:
+    """Run the daemon, of another checkout if `tree` names one; without Kafka it only acknowledges."""
+    directory.mkdir(parents=True, exist_ok=True)
+    daemon = Daemon(directory, kafka or "127.0.0.1:1", prefix, tokens=TOKEN, **settings)
+    daemon.source_tree = tree
+    with daemon:
+        assert daemon.process is not None
+        if kafka is not None:
+            wait_for(lambda: daemon.logged("kafka_connected"), what="the connection to Kafka")
+        yield Server(daemon.public, daemon.process.pid, daemon)
+
+
+def fill_journal(directory: Path, count: int, body: bytes) -> None:
+    """Leave a backlog of `count` deliveries of different assets, written as the journal writes them."""
+    directory.mkdir(parents=True, exist_ok=True)
+    file = JournalFile(directory / FILE_NAME)
+    file._writer.execute("PRAGMA synchronous = OFF")
+    now = time.time_ns() // 1_000_000
+    last = total = 0
+    while last < count:
+        bodies = (body.replace(b"5fd088e0a47da8246f1fb756", b"%024x" % number) for number in range(last, last + _GROUP))
+        deliveries = [Delivery(now, "default", each) for each in bodies]
+        packed = pack(deliveries)
+        total += len(packed)
+        file.append(Group(last + 1, last + _GROUP, now, len(packed), total, deliveries), packed, 0)
+        last += _GROUP
+    file.close()

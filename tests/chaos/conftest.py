@@ -1,0 +1,50 @@
+"""Fixtures of the chaos suite: a Kafka that scenarios may hurt, the scenario itself, and the table at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.brokers import ApacheKafka
+from tests.chaos.framework import SEED, Chaos, Line, kafka_with_proxied_listener, table
+
+_lines: list[Line] = []
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the table."""
+    if _lines:
+        terminalreporter.section(f"chaos, CHAOS_SEED={SEED}")
+        for row in table(_lines):
+            terminalreporter.write_line(row)
+
+
+@pytest.fixture(scope="session")
+def _shared_victim(kafka_libraries: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApacheKafka]:
+    with kafka_with_proxied_listener(kafka_libraries, tmp_path_factory.mktemp("victim")) as node:
+        yield node
+
+
+@pytest.fixture
+def victim(_shared_victim: ApacheKafka) -> Iterator[ApacheKafka]:
+    """Give a Kafka to be killed, frozen and restarted; healed before the next scenario gets it."""
+    yield _shared_victim
+    _shared_victim.thaw()
+    _shared_victim.start()
+
+
+@pytest.fixture
+def chaos(request: pytest.FixtureRequest, tmp_path: Path, prefix: str, victim: ApacheKafka) -> Iterator[Chaos]:
+    """Make the scenario, named after its test."""
+    scenario = Chaos(
+        request.node.name.removeprefix("test_").replace("_", " "),
+        tmp_path,
+        victim.bootstrap_servers,
+        prefix,
+        _lines,
+    )
+    yield scenario
+    for load in scenario.loads:
+        load.__exit__()
