@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import AsyncIterator, Callable
 from importlib.metadata import version
@@ -19,6 +20,7 @@ from bridge.errors import BridgeError, Refused
 from bridge.forecast import Forecast
 from bridge.ingress import url
 from bridge.metrics import Metrics
+from bridge.page import Page
 from bridge.publisher import Backlog
 
 
@@ -52,14 +54,16 @@ class Admin:
     @contextlib.asynccontextmanager
     async def listening(self) -> AsyncIterator[str]:
         """Serve while the block runs; yields the URL. Raises BridgeError when the address cannot be had."""
+        page = Page(self._settings, self._metrics, self.status)
         app = web.Application()
         app.add_routes(
             [
                 web.get("/livez", self._livez),
                 web.get("/readyz", self._readyz),
                 web.get("/metrics", self._render_metrics),
-                web.get("/status", self._status),
+                web.get("/status", self._tell_status),
                 web.get("/drift", self._render_drift),
+                *page.routes(),
             ]
         )
         host, port = self._settings.admin_address
@@ -77,6 +81,7 @@ class Admin:
             yield url(runner.addresses[0])
         finally:
             sampler.cancel()
+            page.close()
             await runner.cleanup()
 
     async def _sample(self) -> None:
@@ -111,9 +116,14 @@ class Admin:
     async def _render_drift(self, _: web.Request) -> web.Response:
         return web.Response(body=orjson.dumps(self._drift.report()), content_type="application/json")
 
-    async def _status(self, _: web.Request) -> web.Response:
+    async def _tell_status(self, _: web.Request) -> web.Response:
+        return web.Response(body=orjson.dumps(self.status()), content_type="application/json")
+
+    def status(self) -> dict[str, Any]:
+        """Return what `/status` tells."""
         refusal = self._refusal()
-        status: dict[str, Any] = {
+        until_full = self._forecast.seconds_until_full()
+        return {
             "version": version("gumlet-kafka-bridge"),
             "uptime_seconds": round(time.time() - self._started, 3),
             "ready": refusal is None,
@@ -129,6 +139,6 @@ class Admin:
                 "max_bytes": self._settings.journal.max_bytes,
                 "oldest_age_seconds": round(self._oldest_age(), 3),
                 "parked": self._backlog.parked,
+                "until_full_seconds": None if math.isinf(until_full) else round(until_full),
             },
         }
-        return web.Response(body=orjson.dumps(status), content_type="application/json")

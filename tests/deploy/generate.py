@@ -48,10 +48,11 @@ def sample_names(families: dict[str, Metric]) -> set[str]:
 def metrics_page(families: dict[str, Metric]) -> str:
     """Return METRICS.md."""
     labels = {
-        name: ", ".join(f"`{label}`" for label in getattr(collector, "_labelnames", ()))
-        for collector, names in Metrics().registry._collector_to_names.items()
-        for name in names
+        name: sorted({label for sample in family.samples for label in sample.labels} - {"le"})
+        for name, family in families.items()
     }
+    for collector, names in Metrics().registry._collector_to_names.items():  # those that have no sample yet
+        labels |= {name: list(collector._labelnames) for name in names if hasattr(collector, "_labelnames")}
     lines = [
         "# Metrics",
         "",
@@ -61,9 +62,10 @@ def metrics_page(families: dict[str, Metric]) -> str:
         "|---|---|---|---|",
     ]
     for name, family in sorted(families.items()):
-        if name.startswith("bridge_"):
+        if name.startswith("bridge_") and not name.endswith("_created"):
             queried = f"{name}_total" if family.type == "counter" else name
-            lines.append(f"| `{queried}` | {family.type} | {labels.get(name, '')} | {family.documentation} |")
+            told = ", ".join(f"`{label}`" for label in labels[name])
+            lines.append(f"| `{queried}` | {family.type} | {told} | {family.documentation} |")
     lines += ["", "Beside these, the usual ones of a Python process: `process_…`, `python_…`.", ""]
     return "\n".join(lines)
 

@@ -1,0 +1,139 @@
+"""The page for people, in a real Chromium, fed by a real daemon."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from http.client import HTTPConnection
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.brokers import Broker
+from tests.daemon import TOKEN, Daemon, request, wait_for
+from tests.deploy.browser import Browser, chromium
+from tests.deploy.tools import ROOT
+
+EXAMPLE = ROOT / "schemas" / "examples" / "video.status.ready" / "full.in.json"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Run one Chromium for all tests of the page."""
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture
+def daemon(tmp_path: Path, embedded_broker: Broker, prefix: str) -> Iterator[Daemon]:
+    """Run a daemon on the embedded broker."""
+    with Daemon(tmp_path, embedded_broker.bootstrap_servers, prefix, topics_provision="off") as running:
+        yield running
+
+
+def test_a_delivery_appears_on_the_page(browser: Browser, daemon: Daemon) -> None:
+    """What is posted while the page is open is seen on it, with its topic, asset, id and time; so are failures."""
+    browser.open(daemon.admin + "/")
+    wait_for(lambda: browser.text("#line") == "live", what="the stream")
+    assert browser.text("#published tbody") == "none"
+    body = json.loads(EXAMPLE.read_bytes())
+    assert daemon.post(EXAMPLE.read_bytes()).status == 200
+    assert daemon.post(b"no json").status == 200
+    assert daemon.post(b"{}", token="wrong").status == 401
+    wait_for(lambda: body["asset_id"] in browser.text("#published tbody"), what="the delivery on the page")
+    row = browser.text("#published tbody")
+    assert f"{daemon.settings['topics_prefix']}video.status.ready" in row
+    assert re.search(r"[0-9a-f]{32}", row)
+    wait_for(lambda: "invalid_json" in browser.text("#dead_letters tbody"), what="the dead letter on the page")
+    wait_for(lambda: "token_wrong" in browser.text("#refused tbody"), what="the refusal on the page")
+    assert browser.text("#ready") == "yes"
+    assert browser.text("#kafka") == "connected"
+    assert browser.text("#full") == "not filling"
+    wait_for(lambda: "published" in browser.run("return document.getElementById('chart-text').textContent"))
+    assert [each for each in browser.complaints() if "SEVERE" in each] == []
+
+
+def test_page_says_that_kafka_is_away_and_that_the_daemon_is_gone(browser: Browser, tmp_path: Path) -> None:
+    """A page that shows old figures as if they were new would be worse than none."""
+    with Daemon(tmp_path, "127.0.0.1:9") as daemon:
+        browser.open(daemon.admin + "/")
+        daemon.post(EXAMPLE.read_bytes())
+        wait_for(lambda: browser.text("#waiting") == "1", what="the delivery that waits")
+        assert browser.text("#kafka") == "away"
+        daemon.kill()
+        wait_for(lambda: "no connection" in browser.text("#line"), what="the page's notice")
+        browser.open("about:blank")
+        browser.complaints()
+
+
+def test_page_shows_no_secret(browser: Browser, tmp_path: Path) -> None:
+    """The configuration is shown; tokens and passwords are asterisks."""
+    secret = {"kafka_security_protocol": "SASL_PLAINTEXT", "kafka_sasl_mechanism": "PLAIN"}
+    secret |= {"kafka_sasl_username": "bridge", "kafka_sasl_password": "kafkas-password"}
+    with Daemon(tmp_path, "127.0.0.1:9", **secret) as daemon:
+        browser.open(daemon.admin + "/")
+        wait_for(lambda: "SASL_PLAINTEXT" in browser.run("return document.body.textContent"), what="configuration")
+        everything = browser.run("return document.documentElement.outerHTML")
+    assert TOKEN not in everything
+    assert "kafkas-password" not in everything
+    assert "***" in everything
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1100])
+def test_page_fits_and_can_be_read(browser: Browser, daemon: Daemon, scheme: str, width: int) -> None:
+    """On a phone nothing is wider than the screen; light and dark, text stands out from its ground by 4.5 to 1."""
+    browser.emulate(
+        command="Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False
+    )
+    browser.emulate(command="Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+    browser.open(daemon.admin + "/")
+    for number in range(30):
+        document = json.loads(EXAMPLE.read_bytes()) | {"asset_id": f"5fd088e0a47da8246f1fb{number:03}"}
+        assert daemon.post(json.dumps(document).encode()).status == 200
+    daemon.post(b"{}", token="wrong")
+    daemon.post(b"no json")
+    wait_for(lambda: "invalid_json" in browser.text("#dead_letters tbody"), what="the dead letter")
+    assert browser.run("return document.documentElement.scrollWidth") <= width
+    poor = browser.run(CONTRAST)
+    assert poor == []
+    unnamed = "return [...document.querySelectorAll('table')].filter((t) => !t.caption).length"
+    assert browser.run(unnamed) == 0
+    assert browser.run("return document.documentElement.lang") == "en"
+
+
+def test_page_may_load_nothing_from_elsewhere(daemon: Daemon) -> None:
+    """The policy forbids all but the page's own files, and the page names no others."""
+    answer = request(daemon.admin, "GET", "/")
+    policy = answer.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'")
+    assert "unsafe" not in policy
+    for path in ("/", "/page.css", "/page.js"):
+        assert "//" not in re.sub(r"^\s*//.*$", "", request(daemon.admin, "GET", path).body, flags=re.MULTILINE)
+
+
+def test_only_so_many_pages_are_fed(daemon: Daemon) -> None:
+    """Somebody who opens pages without end gets 503, and the daemon stops at once in spite of those that are open."""
+    connections = [HTTPConnection(urlsplit(daemon.admin).netloc, timeout=30) for _ in range(21)]
+    answers = []
+    for connection in connections:
+        connection.request("GET", "/events")
+        answers.append(connection.getresponse())
+    assert [each.status for each in answers] == [200] * 20 + [503]
+    assert daemon.stop() == 0
+    for connection in connections:
+        connection.close()
+
+
+CONTRAST = """
+const channel = (v) => { v /= 255; return v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4; };
+const light = (c) => { const [r, g, b] = c.match(/[\\d.]+/g).map(Number);
+  return .2126 * channel(r) + .7152 * channel(g) + .0722 * channel(b); };
+const ground = (e) => { for (; e; e = e.parentElement) {
+  const c = getComputedStyle(e).backgroundColor; if (c !== 'rgba(0, 0, 0, 0)') return c; } return 'rgb(255,255,255)'; };
+return [...document.querySelectorAll('body *')].filter((e) => [...e.childNodes].some((n) => n.nodeType === 3 &&
+  n.textContent.trim())).filter((e) => { const a = light(getComputedStyle(e).color), b = light(ground(e));
+  return (Math.max(a, b) + .05) / (Math.min(a, b) + .05) < 4.5; }).map((e) => e.outerHTML.slice(0, 80));
+"""
