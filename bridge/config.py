@@ -101,6 +101,13 @@ class Settings(BaseSettings):
         validate_default=True,
         description="Comma-separated tokens; a delivery must carry one of them in x-gumlet-token. Several: rotation.",
     )
+    tls_certfile: FilePath | None = Field(
+        None,
+        description="PEM file of the certificate, with its chain, for TLS on the public port; read again on change.",
+    )
+    tls_keyfile: FilePath | None = Field(
+        None, validate_default=True, description="PEM file of its key, without a password."
+    )
     sources: Annotated[tuple[Source, ...], NoDecode, BeforeValidator(_split)] = Field(
         (),
         description="Comma-separated names accepted in /webhooks/gumlet/{source}; empty: any name of letters, "
@@ -132,6 +139,13 @@ class Settings(BaseSettings):
     topics: TopicsSettings = TopicsSettings()
     log: LogSettings = LogSettings()
     gumlet: GumletSettings = GumletSettings()
+
+    @field_validator("tls_keyfile")
+    @classmethod
+    def _key_goes_with_certificate(cls, value: Any, info: ValidationInfo) -> Any:
+        if "tls_certfile" in info.data and (value is None) != (info.data["tls_certfile"] is None):
+            raise ValueError("goes with tls_certfile: set both or neither")
+        return value
 
     @classmethod
     def settings_customise_sources(

@@ -32,6 +32,7 @@ from bridge.event import Delivery
 from bridge.leaving import leave
 from bridge.metrics import Metrics
 from bridge.publisher import Backlog
+from bridge.tls import Certificate
 
 PATH = "/webhooks/gumlet"
 DEFAULT_SOURCE = "default"
@@ -173,6 +174,7 @@ class Ingress:
         self._backlog = backlog
         self._metrics = metrics
         self._sources = {PATH: DEFAULT_SOURCE, **{f"{PATH}/{name}": name for name in settings.sources}}
+        self._certificate = Certificate.of(settings)
         self._stopping = False
         tracing = metrics.tracing
         self._traceparent = str if tracing is None else tracing.traceparent
@@ -197,28 +199,31 @@ class Ingress:
         sweeper = asyncio.create_task(self._sweep(), name="sweep")
         try:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            tls = self._certificate.context if self._certificate else None
             try:
                 listener = socket.create_server(
                     (host, port), family=family, backlog=BACKLOG, reuse_port=self._settings.reuse_port
                 )
-                site = web.SockSite(runner, listener, backlog=BACKLOG)
+                site = web.SockSite(runner, listener, ssl_context=tls, backlog=BACKLOG)
                 await site.start()
             except OSError as error:
                 raise BridgeError(
                     f"cannot listen on {self._settings.listen}: {error.strerror}. "
                     "Fix: set BRIDGE_LISTEN to a free address."
                 ) from error
-            yield url(runner.addresses[0])
+            yield url(runner.addresses[0], "https" if tls else "http")
             self._stopping = True
-            await leave(listener, site, self._server)
+            await leave(listener, site, self._server, tls)
         finally:
             sweeper.cancel()
             await runner.cleanup()
 
     async def _sweep(self) -> None:
-        """Close connections whose sender takes too long for its headers."""
+        """Close connections whose sender takes too long for its headers; look for a renewed certificate."""
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
+            if self._certificate is not None:
+                self._certificate.refresh()
             latest = time.monotonic() - self._settings.request_timeout_seconds
             for connection in self._server.connections:
                 assert isinstance(connection, _Connection)  # noqa: S101 - we made it
@@ -340,7 +345,7 @@ class Ingress:
         _log.warning("refused", status=int(status), reason=reason, source=source, detail=detail, remote=remote)
 
 
-def url(address: Any) -> str:
+def url(address: Any, scheme: str = "http") -> str:
     """Return the URL of a listening socket's address."""
     host, port = address[0], address[1]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

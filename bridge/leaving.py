@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import ssl
 import time
 
 from aiohttp import web
@@ -19,13 +20,15 @@ LEAVE_SECONDS = 3.0
 """How long connections that stay open without a request are waited for."""
 
 
-async def leave(listener: socket.socket, site: web.BaseSite, server: web.Server) -> None:
+async def leave(
+    listener: socket.socket, site: web.BaseSite, server: web.Server, tls: ssl.SSLContext | None = None
+) -> None:
     """Stop accepting, serve what had connected, and wait for the connections to go."""
     queue = socket.socket(fileno=os.dup(listener.fileno()))  # keeps the port open when the site closes its own
     await site.stop()
     for connection in _queued(queue):
         with contextlib.suppress(OSError):  # it went meanwhile
-            await asyncio.get_running_loop().connect_accepted_socket(server, connection)
+            await asyncio.get_running_loop().connect_accepted_socket(server, connection, ssl=tls)
     deadline = time.monotonic() + LEAVE_SECONDS
     while server.connections and time.monotonic() < deadline:  # noqa: ASYNC110 - aiohttp does not signal their end
         await asyncio.sleep(0.02)

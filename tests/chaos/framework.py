@@ -104,7 +104,8 @@ class Chaos:
         """Start sending."""
         seed = zlib.crc32(f"{SEED} {self.scenario} {len(self.loads)}".encode())
         self.sent_ids |= ids(seed, count)
-        load = Load(daemon, self.directory, count, seed, **options)
+        # Patient: 48 attempts must outlast the fault, on a busy machine too.
+        load = Load(daemon, self.directory, count, seed, **{"retry-after": 1.0, **options})
         self.loads.append(load)
         return load
 
@@ -122,18 +123,20 @@ class Chaos:
         earlier: Iterable[ConsumerRecord] = (),
         note: str = "",
         forgiven: int = 0,
+        backlog: Iterable[dict[str, Any]] = (),
     ) -> None:
         """Let the loads end and the daemon drain, write the scenario's line, and assert the promise.
 
         `earlier` are records that were read before the scenario itself took them away. `forgiven` deliveries were
         destroyed on disk by the scenario itself, which no bridge can undo; that many may be missing, and no more.
+        `backlog` was in the journal before the daemon started, in this order.
         """
         reports = [await asyncio.to_thread(load.finish, 300) for load in self.loads]
         began = time.monotonic()
         await asyncio.to_thread(wait_for, daemon.drained, DRAIN_SECONDS, "everything on Kafka")
         drain = time.monotonic() - began
         records = [*earlier, *await read_all(self.bootstrap_servers, topics(self.prefix))]
-        acknowledged = [each for load in self.loads for each in load.acknowledged()]
+        acknowledged = [*backlog, *(each for load in self.loads for each in load.acknowledged())]
         verdict = judge(acknowledged, records, self.sent_ids)
         refused: Counter[str] = Counter()
         for report in reports:

@@ -1,0 +1,152 @@
+"""Seeded requests that no honest sender makes, and bodies that none would write: the same seed, the same corpus."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from tests.daemon import TOKEN
+
+GOOD = b'{"type":"video.status.created","asset_id":"5fd088e0a47da8246f1fb756","status":"queued"}'
+
+
+class Fuzzed(NamedTuple):
+    """A request as bytes; `close`: its sender closes after the answer; `cut`: it ends its side without the rest."""
+
+    request: bytes
+    close: bool
+    cut: bool = False
+
+
+def corpus(seed: int, count: int) -> Iterator[Fuzzed]:
+    """Yield requests: most well formed with fuzzed bodies, the rest malformed in every layer."""
+    chance = random.Random(seed)
+    makers: Sequence[Callable[[random.Random], Fuzzed]] = [_body] * 12 + [
+        _head,
+        _smuggling,
+        _cut,
+        _garbage,
+        _encoded,
+        _token,
+    ]
+    for _ in range(count):
+        yield chance.choice(makers)(chance)
+
+
+def body(chance: random.Random) -> bytes:
+    """Return JSON of any shape, the good body with bytes changed, or bytes."""
+    kind = chance.randrange(4)
+    if kind == 0:
+        return json.dumps(_value(chance, 4)).encode("utf-8", "surrogatepass")
+    if kind == 1:
+        changed = bytearray(GOOD)
+        for _ in range(chance.randrange(1, 6)):
+            changed[chance.randrange(len(changed))] = chance.randrange(256)
+        return bytes(changed)
+    if kind == 2:
+        document = json.loads(GOOD)
+        document[chance.choice(["type", "asset_id", "status", "input", "output", "error", "created_at"])] = _value(
+            chance, 3
+        )
+        return json.dumps(document).encode("utf-8", "surrogatepass")
+    return chance.randbytes(chance.randrange(300))
+
+
+def _value(chance: random.Random, depth: int) -> object:
+    kind = chance.randrange(9 if depth else 6)
+    if kind < 6:
+        return (
+            None,
+            chance.random() < 0.5,
+            chance.choice([0, -1, 2**63, -(2**70), 10**300]),
+            chance.choice([0.1, -0.0, 1e308]),
+            "".join(chr(chance.randrange(0xD7FF)) for _ in range(chance.randrange(20))),
+            chance.choice(["", "\0", "null", "ready", "5fd088e0a47da8246f1fb756", "\ud800", "video.status.ready"]),
+        )[kind]
+    if kind == 6:
+        return [_value(chance, depth - 1) for _ in range(chance.randrange(4))]
+    names = (
+        "type",
+        "event",
+        "asset_id",
+        "live_asset_id",
+        "status",
+        "input",
+        "output",
+        "additional",
+        "",
+        "\0",
+        "a" * 300,
+    )
+    return {chance.choice(names): _value(chance, depth - 1) for _ in range(chance.randrange(5))}
+
+
+def request(content: bytes, *headers: str, line: str = "POST /webhooks/gumlet HTTP/1.1", token: str = TOKEN) -> bytes:
+    """Return a request with the token."""
+    head = "\r\n".join([line, "Host: x", f"x-gumlet-token: {token}", *headers])
+    return head.encode("latin-1", "replace") + b"\r\n\r\n" + content
+
+
+def _body(chance: random.Random) -> Fuzzed:
+    content = body(chance)
+    return Fuzzed(request(content, f"Content-Length: {len(content)}"), close=False)
+
+
+def _head(chance: random.Random) -> Fuzzed:
+    line = chance.choice(
+        [
+            "POST /webhooks/gumlet/%2e%2e/%00 HTTP/1.1",
+            "POST //webhooks/gumlet HTTP/1.1",
+            "POST http://elsewhere/webhooks/gumlet HTTP/1.1",
+            "GET /metrics HTTP/1.1",
+            "PRI * HTTP/2.0",
+            "CONNECT x:1 HTTP/1.1",
+            "POST /webhooks/gumlet HTTP/9.9",
+            "POST /webhooks/gumlet/" + "a" * chance.randrange(9000) + " HTTP/1.1",
+        ]
+    )
+    flood = [f"X-{number}: {'y' * chance.randrange(200)}" for number in range(chance.randrange(150))]
+    return Fuzzed(request(b"{}", "Content-Length: 2", *flood, line=line), close=True)
+
+
+def _smuggling(chance: random.Random) -> Fuzzed:
+    headers = chance.choice(
+        [
+            ("Content-Length: 2", "Content-Length: 3"),
+            ("Content-Length: 2", "Transfer-Encoding: chunked"),
+            ("Transfer-Encoding: chunked", "Transfer-Encoding: identity"),
+            ("Transfer-Encoding: xchunked",),
+            ("Transfer-Encoding : chunked",),
+            ("Content-Length: +2",),
+            ("Content-Length: -1",),
+            ("Content-Length: 0x2",),
+            ("Content-Length: 99999999999999999999",),
+            ("Transfer-Encoding: chunked\r\n X: folded",),
+        ]
+    )
+    return Fuzzed(request(b"0\r\n\r\nGET / HTTP/1.1\r\n\r\n", *headers), close=True)
+
+
+def _cut(chance: random.Random) -> Fuzzed:
+    whole = request(GOOD, f"Content-Length: {len(GOOD)}")
+    return Fuzzed(whole[: chance.randrange(len(whole))], close=True, cut=True)
+
+
+def _garbage(chance: random.Random) -> Fuzzed:
+    return Fuzzed(chance.randbytes(chance.randrange(1, 500)) + b"\r\n\r\n", close=True, cut=True)
+
+
+def _encoded(chance: random.Random) -> Fuzzed:
+    content = chance.choice(
+        [gzip.compress(b"\0" * 3_000_000, 1), gzip.compress(GOOD)[:-4], b"no gzip", gzip.compress(GOOD)]
+    )
+    coding = chance.choice(["gzip", "deflate", "br", "zstd", "gzip, gzip", "identity", "\xff"])
+    return Fuzzed(request(content, f"Content-Encoding: {coding}", f"Content-Length: {len(content)}"), close=True)
+
+
+def _token(chance: random.Random) -> Fuzzed:
+    token = chance.choice(["", "x", TOKEN + " x", TOKEN[:-1], "x" * chance.randrange(6000), "\xe9" * 50])
+    return Fuzzed(request(b"{}", "Content-Length: 2", token=token), close=True)

@@ -1,0 +1,212 @@
+"""TLS on the ingress, and to a real Kafka: TLS alone, mutual TLS, SCRAM-SHA-512 over TLS."""
+
+from __future__ import annotations
+
+import http.client
+import shutil
+import ssl
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.brokers import ApacheKafka
+from tests.brokers.apache import free_port
+from tests.checker import read_all
+from tests.daemon import TOKEN, Daemon, request, wait_for
+
+PASSWORD = "scram-password-of-the-tests"
+BODY = b'{"type": "video.status.created", "asset_id": "5fd088e0a47da8246f1fb756"}'
+
+
+class Authority(NamedTuple):
+    """Makes certificates for 127.0.0.1 that `ca` vouches for."""
+
+    directory: Path
+    ca: Path
+
+    def certificate(self, name: str) -> tuple[Path, Path]:
+        """Return a new certificate and its key."""
+        certificate, key, request = (self.directory / f"{name}.{kind}" for kind in ("pem", "key", "csr"))
+        extension = self.directory / "san"
+        extension.write_text("subjectAltName=IP:127.0.0.1\n")
+        openssl("req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}", "-keyout", key, "-out", request)
+        openssl(
+            *("x509", "-req", "-in", request, "-CA", self.ca, "-CAkey", self.directory / "ca.key", "-CAcreateserial"),
+            *("-days", "2", "-extfile", extension, "-out", certificate),
+        )
+        return certificate, key
+
+
+def openssl(*arguments: object) -> None:
+    """Run OpenSSL's tool."""
+    subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """Make an authority."""
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl to make certificates with")
+    directory = tmp_path_factory.mktemp("authority")
+    ca = directory / "ca.pem"
+    key = directory / "ca.key"
+    openssl(
+        "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=ca", "-keyout", key, "-out", ca
+    )
+    return Authority(directory, ca)
+
+
+class SecureKafka(NamedTuple):
+    """A node with three ways in."""
+
+    node: ApacheKafka
+    mutual: str
+    scram: str
+
+
+@pytest.fixture(scope="module")
+def secure_kafka(
+    authority: Authority, kafka_libraries: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[SecureKafka]:
+    """Run Kafka with a listener that wants a client's certificate and one that wants SCRAM-SHA-512."""
+    certificate, key = authority.certificate("broker")
+    together = authority.directory / "broker-with-key.pem"
+    together.write_text(key.read_text() + certificate.read_text())
+    mutual, scram = (f"127.0.0.1:{free_port()}" for _ in range(2))
+    node = ApacheKafka(
+        kafka_libraries,
+        tmp_path_factory.mktemp("secure"),
+        listeners={"SSL": mutual, "SASL_SSL": scram},
+        properties={
+            "ssl.keystore.type": "PEM",
+            "ssl.keystore.location": str(together),
+            "ssl.truststore.type": "PEM",
+            "ssl.truststore.location": str(authority.ca),
+            "listener.name.ssl.ssl.client.auth": "required",
+            "sasl.enabled.mechanisms": "SCRAM-SHA-512",
+            "listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config": (
+                "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+            ),
+        },
+        format_as=("--standalone", "--add-scram", f"SCRAM-SHA-512=[name=bridge,password={PASSWORD}]"),
+    )
+    with node:
+        yield SecureKafka(node, mutual, scram)
+
+
+async def arrives(daemon: Daemon, kafka: SecureKafka, prefix: str) -> None:
+    """Assert that a delivery is published over the daemon's connection."""
+    assert daemon.post(BODY).status == 200
+    wait_for(daemon.drained, 60, "Kafka over TLS")
+    (record,) = await read_all(kafka.node.bootstrap_servers, [f"{prefix}video.status.created"])
+    assert record.key == b"5fd088e0a47da8246f1fb756"
+
+
+async def test_kafka_over_mutual_tls(
+    secure_kafka: SecureKafka, authority: Authority, tmp_path: Path, prefix: str
+) -> None:
+    """With a certificate that the broker's authority vouches for, events flow; without one they wait."""
+    certificate, key = authority.certificate("client")
+    settings: dict[str, Any] = {
+        "kafka_security_protocol": "SSL",
+        "kafka_ssl_cafile": authority.ca,
+        "kafka_ssl_certfile": certificate,
+        "kafka_ssl_keyfile": key,
+    }
+    with Daemon(tmp_path, secure_kafka.mutual, prefix, **settings) as daemon:
+        await arrives(daemon, secure_kafka, prefix)
+        daemon.stop()
+        daemon.settings |= {"kafka_ssl_certfile": None, "kafka_ssl_keyfile": None}
+        daemon.start()
+        wait_for(lambda: daemon.logged("kafka_away"), 60, "a refusal without a certificate")
+        assert daemon.post(BODY).status == 200
+
+
+async def test_kafka_over_scram_and_tls(
+    secure_kafka: SecureKafka, authority: Authority, tmp_path: Path, prefix: str
+) -> None:
+    """With SCRAM-SHA-512 events flow; with a wrong password they wait, and the password is in no log."""
+    settings: dict[str, Any] = {
+        "kafka_security_protocol": "SASL_SSL",
+        "kafka_ssl_cafile": authority.ca,
+        "kafka_sasl_mechanism": "SCRAM-SHA-512",
+        "kafka_sasl_username": "bridge",
+        "kafka_sasl_password": PASSWORD,
+    }
+    with Daemon(tmp_path, secure_kafka.scram, prefix, **settings) as daemon:
+        await arrives(daemon, secure_kafka, prefix)
+        daemon.stop()
+        daemon.settings["kafka_sasl_password"] = "a-wrong-password"
+        daemon.start()
+        wait_for(lambda: daemon.logged("kafka_away"), 60, "a refusal of the password")
+        assert daemon.post(BODY).status == 200
+    log = daemon.log_file.read_text()
+    assert PASSWORD not in log
+    assert "a-wrong-password" not in log
+
+
+def test_a_broker_that_nobody_vouches_for_gets_nothing(secure_kafka: SecureKafka, tmp_path: Path, prefix: str) -> None:
+    """A broker whose certificate is not trusted is not spoken to: events wait."""
+    settings: dict[str, Any] = {
+        "kafka_security_protocol": "SASL_SSL",  # all as in the test above, but for the authority
+        "kafka_sasl_mechanism": "SCRAM-SHA-512",
+        "kafka_sasl_username": "bridge",
+        "kafka_sasl_password": PASSWORD,
+    }
+    with Daemon(tmp_path, secure_kafka.scram, prefix, **settings) as daemon:
+        assert daemon.post(BODY).status == 200
+        wait_for(lambda: daemon.logged("kafka_away"), 60)
+        assert not daemon.drained()
+
+
+def over_tls(daemon: Daemon, ca: Path) -> tuple[int, bytes]:
+    """Deliver over TLS; return the status and the server's certificate."""
+    address = urlsplit(daemon.public)
+    connection = http.client.HTTPSConnection(
+        str(address.hostname), address.port, timeout=20, context=ssl.create_default_context(cafile=str(ca))
+    )
+    try:
+        connection.request("POST", "/webhooks/gumlet", BODY, {"x-gumlet-token": TOKEN})
+        assert isinstance(connection.sock, ssl.SSLSocket)
+        certificate = connection.sock.getpeercert(binary_form=True)
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status, certificate or b""
+    finally:
+        connection.close()
+
+
+def test_tls_on_the_ingress_with_a_renewal(authority: Authority, tmp_path: Path) -> None:
+    """Deliveries come over TLS; a renewed certificate is used without a restart, a half-renewed one is not."""
+    pair = tmp_path / "tls.pem", tmp_path / "tls.key"
+    for source, target in zip(authority.certificate("first"), pair, strict=True):
+        shutil.copy(source, target)
+    with Daemon(tmp_path, "127.0.0.1:1", tls_certfile=pair[0], tls_keyfile=pair[1]) as daemon:
+        assert daemon.public.startswith("https://")
+        status, first = over_tls(daemon, authority.ca)
+        assert status == 200
+        renewed = authority.certificate("second")
+        shutil.copy(renewed[0], pair[0])
+        wait_for(lambda: daemon.logged("certificate_unusable"), what="the half renewal told")
+        assert over_tls(daemon, authority.ca) == (200, first)
+        shutil.copy(renewed[1], pair[1])
+        wait_for(lambda: daemon.logged("certificate_reloaded"), what="the renewal")
+        status, second = over_tls(daemon, authority.ca)
+        assert status == 200
+        assert second != first
+        with pytest.raises((http.client.HTTPException, OSError)):
+            request(daemon.public.replace("https", "http"), "POST", "/webhooks/gumlet", BODY)
+
+
+@pytest.mark.parametrize("missing", ["tls_certfile", "tls_keyfile"])
+def test_half_a_pair_does_not_start(authority: Authority, tmp_path: Path, missing: str) -> None:
+    """A certificate without its key, or a key alone, ends the start with 78 rather than with plain HTTP."""
+    certificate, key = authority.certificate("half")
+    settings: dict[str, Any] = {"tls_certfile": certificate, "tls_keyfile": key, missing: None}
+    daemon = Daemon(tmp_path, "127.0.0.1:1", **settings)
+    assert daemon.spawn().wait(30) == 78
+    assert "tls_certfile" in daemon.log()
