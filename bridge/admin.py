@@ -14,6 +14,7 @@ import orjson
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from bridge.backlog import Backlog
 from bridge.config import Settings
 from bridge.drift import Drift
 from bridge.errors import BridgeError, Refused
@@ -21,7 +22,6 @@ from bridge.forecast import Forecast
 from bridge.ingress import url
 from bridge.metrics import Metrics
 from bridge.page import Page
-from bridge.publisher import Backlog
 
 
 class Admin:

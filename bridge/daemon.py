@@ -18,6 +18,7 @@ import structlog
 from bridge import tracing
 from bridge.admin import Admin
 from bridge.auth import Tokens
+from bridge.backlog import Backlog
 from bridge.config import Settings
 from bridge.contract import Contract
 from bridge.drift import Drift
@@ -27,7 +28,7 @@ from bridge.journal import Journal
 from bridge.kafka import client_options
 from bridge.metrics import Metrics
 from bridge.normalize import Normalizer
-from bridge.publisher import Backlog, Publisher
+from bridge.publisher import Publisher
 from bridge.topics import provision
 
 _log = structlog.stdlib.get_logger()

@@ -14,7 +14,6 @@ import contextlib
 import socket
 import time
 from collections.abc import AsyncIterator
-from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any
 
@@ -22,16 +21,16 @@ import structlog
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.streams import StreamReader
-from aiohttp.web_protocol import RequestHandler
 from multidict import istr
 
 from bridge.auth import Tokens
+from bridge.backlog import Backlog
 from bridge.config import Settings
+from bridge.connection import ACCEPTED, Answer, Connection, Server
 from bridge.errors import BridgeError, Refused
 from bridge.event import Delivery
 from bridge.leaving import leave
 from bridge.metrics import Metrics
-from bridge.publisher import Backlog
 from bridge.tls import Certificate
 
 PATH = "/webhooks/gumlet"
@@ -55,116 +54,6 @@ _SOURCE_LENGTH = 64
 _log = structlog.stdlib.get_logger()
 
 
-class _Answer(Exception):
-    """A request is refused: the status, one word why, whether the connection must close."""
-
-    def __init__(self, status: HTTPStatus, reason: str, *, detail: str = "", close: bool = False) -> None:
-        super().__init__(detail or reason)
-        self.status = status
-        self.reason = reason
-        self.close = close
-
-
-class _Connection(RequestHandler):
-    """One connection. Knows since when it has been reading a request's headers, which aiohttp does not bound."""
-
-    __slots__ = ("_ingress", "reading_since")
-
-    def __init__(self, ingress: Ingress, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._ingress = ingress
-        self.reading_since: float | None = time.monotonic()
-
-    def data_received(self, data: bytes) -> None:
-        if self.reading_since is None:
-            self.reading_since = time.monotonic()
-        super().data_received(data)
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """Answer what could not be parsed, or a fault of ours."""
-        del message
-        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            _log.error("internal_error", exc_info=exc)
-            return self._ingress.refuse(request, _Answer(HTTPStatus.SERVICE_UNAVAILABLE, "internal_error", close=True))
-        detail = exc.message if isinstance(exc, HttpProcessingError) else ""
-        return self._ingress.refuse(
-            request,
-            _Answer(
-                HTTPStatus.BAD_REQUEST,
-                "malformed",
-                detail=detail.splitlines()[0] if detail else "",
-                close=True,
-            ),
-        )
-
-    @property
-    def busy(self) -> bool:
-        """Whether a request is being read or waits for its answer."""
-        return self._current_request is not None
-
-    def answer_too_slow(self) -> None:
-        """Answer 408 to a sender that does not finish its headers, and close."""
-        if self.transport is not None:
-            self.transport.write(
-                b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\nServer: bridge\r\n\r\n"
-            )
-        self.force_close()
-
-
-class _Accepted(web.StreamResponse):
-    """The 200 on a connection that stays open: the same bytes each time, written at once.
-
-    One object serves all requests, since it keeps nothing of any. To build a response and its headers anew costs a
-    fifth of the whole way to the acknowledgement.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._second = 0
-        self._bytes = b""
-
-    @property
-    def keep_alive(self) -> bool:
-        """Say that the connection stays open."""
-        return True
-
-    async def prepare(self, request: web.BaseRequest) -> None:
-        """Write the whole answer."""
-        second = int(time.time())
-        if second != self._second:
-            date = formatdate(second, usegmt=True)
-            self._bytes = f"HTTP/1.1 200 OK\r\nServer: bridge\r\nContent-Length: 0\r\nDate: {date}\r\n\r\n".encode()
-            self._second = second
-        transport = request.transport
-        if transport is None:
-            raise ConnectionResetError("the sender is gone")
-        transport.write(self._bytes)
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        """Do nothing: `prepare` wrote it all."""
-
-
-_ACCEPTED = _Accepted()
-
-
-class _Server(web.Server):
-    """aiohttp's server, making our connections."""
-
-    def __init__(self, ingress: Ingress, **options: Any) -> None:
-        super().__init__(ingress.traced_handle)
-        self._ingress = ingress
-        self._options = options
-
-    def __call__(self) -> RequestHandler:
-        return _Connection(self._ingress, self, loop=asyncio.get_running_loop(), **self._options)
-
-
 class Ingress:
     """Accepts deliveries into a backlog."""
 
@@ -179,8 +68,9 @@ class Ingress:
         tracing = metrics.tracing
         self._traceparent = str if tracing is None else tracing.traceparent
         self.traced_handle = self.handle if tracing is None else tracing.around(self.handle)
-        self._server = _Server(
-            self,
+        self._server = Server(
+            self.traced_handle,
+            self.refuse,
             access_log=None,
             keepalive_timeout=KEEPALIVE_SECONDS,
             lingering_time=LINGER_SECONDS,
@@ -226,7 +116,7 @@ class Ingress:
                 self._certificate.refresh()
             latest = time.monotonic() - self._settings.request_timeout_seconds
             for connection in self._server.connections:
-                assert isinstance(connection, _Connection)  # noqa: S101 - we made it
+                assert isinstance(connection, Connection)  # noqa: S101 - we made it
                 if connection.reading_since is not None and connection.reading_since < latest:
                     connection.answer_too_slow()
                     self._count_refusal(HTTPStatus.REQUEST_TIMEOUT, "slow_headers", DEFAULT_SOURCE, "")
@@ -235,22 +125,24 @@ class Ingress:
         """Answer one request."""
         began = time.perf_counter()
         connection = request.protocol
-        assert isinstance(connection, _Connection)  # noqa: S101 - we made it
+        assert isinstance(connection, Connection)  # noqa: S101 - we made it
         connection.reading_since = None
         source = DEFAULT_SOURCE
         try:
             source = self._admit(request)
             body = await self._body(request)
+            # What came of the body is no beginning of the next request's headers.
+            connection.reading_since = None
             await self._backlog.append(Delivery(time.time_ns() // 1_000_000, source, body, self._traceparent()))
-        except _Answer as answer:
+        except Answer as answer:
             return self.refuse(request, answer, source)
         except Refused as refusal:
             return self.refuse(
-                request, _Answer(HTTPStatus.SERVICE_UNAVAILABLE, refusal.reason, detail=str(refusal)), source
+                request, Answer(HTTPStatus.SERVICE_UNAVAILABLE, refusal.reason, detail=str(refusal)), source
             )
         self._metrics.acknowledged(source, len(body), time.perf_counter() - began)
         if request.keep_alive and not self._stopping:
-            return _ACCEPTED
+            return ACCEPTED
         return self._response(HTTPStatus.OK, close=True)
 
     def _admit(self, request: web.BaseRequest) -> str:
@@ -260,13 +152,13 @@ class Ingress:
             source = self._sources.get(request.path)
         below = request.path.removeprefix(f"{PATH}/") if source is None else ""
         if source is None and (below == request.path or "/" in below):
-            raise _Answer(HTTPStatus.NOT_FOUND, "unknown_path")
+            raise Answer(HTTPStatus.NOT_FOUND, "unknown_path")
         if request.method != hdrs.METH_POST:
-            raise _Answer(HTTPStatus.METHOD_NOT_ALLOWED, "method")
+            raise Answer(HTTPStatus.METHOD_NOT_ALLOWED, "method")
         if not self._tokens.open_to_all:
             presented = request.headers.getall(TOKEN_HEADER, ())
             if len(presented) != 1 or not self._tokens.accepts(presented[0]):
-                raise _Answer(HTTPStatus.UNAUTHORIZED, "token_missing" if not presented else "token_wrong")
+                raise Answer(HTTPStatus.UNAUTHORIZED, "token_missing" if not presented else "token_wrong")
         if source is None:
             # With a list of sources only those exist; without, any name that is fit for a URL and a metric.
             if (
@@ -275,7 +167,7 @@ class Ingress:
                 or not _SOURCE_CHARACTERS.issuperset(below)
                 or not below
             ):
-                raise _Answer(HTTPStatus.NOT_FOUND, "unknown_source")
+                raise Answer(HTTPStatus.NOT_FOUND, "unknown_source")
             source = below
         return source
 
@@ -283,14 +175,14 @@ class Ingress:
         """Return the whole body, decompressed, within its bounds of size and time."""
         limit = self._settings.max_body_bytes
         if (request.content_length or 0) > limit:
-            raise _Answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large", close=True)
+            raise Answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large", close=True)
         content = request.content
         if content.is_eof() and content.exception() is None:
             body = content.read_nowait(-1)
         else:
             body = await self._rest_of_body(content, limit)
         if len(body) > limit:
-            raise _Answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large", close=True)
+            raise Answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large", close=True)
         return body
 
     async def _rest_of_body(self, content: StreamReader, limit: int) -> bytes:
@@ -303,7 +195,7 @@ class Ingress:
                         break
                     body += chunk
         except TimeoutError:
-            raise _Answer(HTTPStatus.REQUEST_TIMEOUT, "slow_body", close=True) from None
+            raise Answer(HTTPStatus.REQUEST_TIMEOUT, "slow_body", close=True) from None
         except (
             HttpProcessingError,
             web.RequestPayloadError,
@@ -311,10 +203,10 @@ class Ingress:
             ValueError,
             asyncio.IncompleteReadError,
         ) as error:
-            raise _Answer(HTTPStatus.BAD_REQUEST, "malformed_body", detail=type(error).__name__, close=True) from error
+            raise Answer(HTTPStatus.BAD_REQUEST, "malformed_body", detail=type(error).__name__, close=True) from error
         return bytes(body)
 
-    def refuse(self, request: web.BaseRequest, answer: _Answer, source: str = DEFAULT_SOURCE) -> web.Response:
+    def refuse(self, request: web.BaseRequest, answer: Answer, source: str = DEFAULT_SOURCE) -> web.Response:
         """Count, log and answer a refusal."""
         self._count_refusal(answer.status, answer.reason, source, str(answer), remote=request.remote)
         response = self._response(answer.status, close=answer.close or self._stopping, text=answer.reason)
@@ -327,7 +219,7 @@ class Ingress:
     @property
     def in_flight(self) -> int:
         """Requests that are being read or wait for their answer."""
-        return sum(each.busy for each in self._server.connections if isinstance(each, _Connection))
+        return sum(each.busy for each in self._server.connections if isinstance(each, Connection))
 
     def _response(self, status: HTTPStatus, *, close: bool, text: str = "") -> web.Response:
         # The names and versions of what runs here are nobody's business.

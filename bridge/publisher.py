@@ -16,13 +16,13 @@ import contextlib
 import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import structlog
 from aiokafka.errors import KafkaError
 
+from bridge.backlog import Backlog
 from bridge.config_sections import KafkaSettings
-from bridge.errors import Refused
 from bridge.event import Delivery
 from bridge.journal_file import Group, Parked
 from bridge.metrics import Metrics
@@ -44,48 +44,6 @@ PROVISION_SECONDS = 60.0
 """How long one attempt to make or verify the topics may take."""
 
 _log = structlog.stdlib.get_logger()
-
-
-class Backlog(Protocol):
-    """Where deliveries wait: the journal, or the hand-over without a disk."""
-
-    @property
-    def depth(self) -> int:
-        """Deliveries not yet on Kafka."""
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes they take."""
-
-    @property
-    def oldest_received_ms(self) -> int | None:
-        """Receipt of the oldest, in ms since the epoch."""
-
-    @property
-    def parked(self) -> dict[str, int]:
-        """Deliveries that wait for a topic that refuses them."""
-
-    @property
-    def refusal(self) -> Refused | None:
-        """Why a delivery would be refused now."""
-
-    def append(self, delivery: Delivery) -> asyncio.Future[None]:
-        """Take a delivery; the future is done when it may be acknowledged, or fails with Refused."""
-
-    async def read(self) -> list[Group]:
-        """Return the next groups, in order."""
-
-    def settle(self, group: Group) -> None:
-        """Forget everything up to the end of a group."""
-
-    async def park(self, group: Group, parked: Sequence[tuple[str, Delivery]]) -> None:
-        """Settle, but keep some deliveries for their topics."""
-
-    def parked_for(self, topic: str, limit: int) -> list[Parked]:
-        """Return the deliveries that have waited longest for a topic."""
-
-    async def unpark(self, parked: Sequence[Parked]) -> None:
-        """Forget parked deliveries."""
 
 
 class Window(NamedTuple):

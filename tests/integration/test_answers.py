@@ -138,6 +138,24 @@ def test_slow_headers_get_408(daemon: Daemon) -> None:
     assert b"HTTP/1.1 408 " in both
 
 
+def test_an_idle_connection_is_not_a_slow_one(daemon: Daemon) -> None:
+    """A connection whose last body came in two parts stays open while it is idle, for the next request."""
+    head = f"POST /webhooks/gumlet HTTP/1.1\r\nHost: x\r\nx-gumlet-token: {TOKEN}\r\nContent-Length: 2\r\n"
+    last = head + "Connection: close\r\n\r\n{}"
+    address = urlsplit(daemon.public)
+    with socket.create_connection((str(address.hostname), int(address.port or 0)), timeout=20) as connection:
+        connection.sendall(head.encode() + b"\r\n{")
+        time.sleep(0.2)
+        connection.sendall(b"}")
+        time.sleep(3)  # longer than headers may take, and than the next look at the connections
+        connection.sendall(last.encode())
+        answers = b""
+        while chunk := connection.recv(65536):
+            answers += chunk
+    assert answers.count(b"HTTP/1.1 200 ") == 2
+    assert b" 408 " not in answers
+
+
 @pytest.mark.parametrize(
     "junk",
     [

@@ -1,0 +1,56 @@
+"""Where deliveries wait between ingress and publisher: what both may ask of it, and neither knows which it has.
+
+`journal.Journal` keeps them on disk, `handover.Handover` in memory while Kafka confirms.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Protocol
+
+from bridge.errors import Refused
+from bridge.event import Delivery
+from bridge.journal_file import Group, Parked
+
+
+class Backlog(Protocol):
+    """Where deliveries wait: the journal, or the hand-over without a disk."""
+
+    @property
+    def depth(self) -> int:
+        """Deliveries not yet on Kafka."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes they take."""
+
+    @property
+    def oldest_received_ms(self) -> int | None:
+        """Receipt of the oldest, in ms since the epoch."""
+
+    @property
+    def parked(self) -> dict[str, int]:
+        """Deliveries that wait for a topic that refuses them."""
+
+    @property
+    def refusal(self) -> Refused | None:
+        """Why a delivery would be refused now."""
+
+    def append(self, delivery: Delivery) -> asyncio.Future[None]:
+        """Take a delivery; the future is done when it may be acknowledged, or fails with Refused."""
+
+    async def read(self) -> list[Group]:
+        """Return the next groups, in order."""
+
+    def settle(self, group: Group) -> None:
+        """Forget everything up to the end of a group."""
+
+    async def park(self, group: Group, parked: Sequence[tuple[str, Delivery]]) -> None:
+        """Settle, but keep some deliveries for their topics."""
+
+    def parked_for(self, topic: str, limit: int) -> list[Parked]:
+        """Return the deliveries that have waited longest for a topic."""
+
+    async def unpark(self, parked: Sequence[Parked]) -> None:
+        """Forget parked deliveries."""
