@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 BATCH = 1000
 """Most records that are asked for at once."""
 POLL_MS = 200
+ATTEMPTS = 25
+"""How often Kafka is asked for the partitions of a topic that has just been made."""
 
 
 @contextmanager
@@ -109,8 +111,18 @@ async def reading(kafka: KafkaSettings, topics: Collection[str]) -> AsyncIterato
             existing = await lister.topics() & set(topics)
         finally:
             await lister.stop()
+        consumer = await _assigned(kafka, existing)
+        try:
+            yield Reader(consumer, existing)
+        finally:
+            await consumer.stop()
+
+
+async def _assigned(kafka: KafkaSettings, topics: Collection[str]) -> AIOKafkaConsumer:
+    """Return a consumer that has partitions of every topic; one that is being made has no leader for a moment."""
+    for _ in range(ATTEMPTS):
         consumer = AIOKafkaConsumer(
-            *existing,
+            *topics,
             **client_options(kafka),
             enable_auto_commit=False,
             auto_offset_reset="earliest",
@@ -120,6 +132,15 @@ async def reading(kafka: KafkaSettings, topics: Collection[str]) -> AsyncIterato
             await consumer.start()
             # aiokafka's own tasks must have had a turn: stopped before it, they end the caller with CancelledError.
             await asyncio.sleep(0)
-            yield Reader(consumer, existing)
-        finally:
+            missing = set(topics) - {partition.topic for partition in consumer.assignment()}
+        except BaseException:
             await consumer.stop()
+            raise
+        if not missing:
+            return consumer
+        await consumer.stop()
+        await asyncio.sleep(0.2)
+    raise BridgeError(
+        f"Kafka has {min(missing)}, and shows no partition of it. Fix: see that its leader is up, and that this user "
+        "may Describe and Read it."
+    )

@@ -104,7 +104,7 @@ async def test_follow(broker: Broker, prefix: str, published: dict[str, object])
 async def test_the_story_of_an_asset(published: dict[str, object]) -> None:
     """An asset's events come in order, what is missing is named and ends with 1, an unknown asset fails."""
     whole = await bridge("assets", "show", FIRST, **published)
-    assert whole.code == 0, whole.err
+    assert whole.code == 0, whole.out + whole.err
     assert [line["type"].rpartition(".")[2] for line in whole.lines] == [
         "created",
         "downloaded",
