@@ -95,8 +95,7 @@ class Journal:
 
     def _look_at_file(self) -> None:
         """Take over what an opened file says it holds."""
-        file = self._disk.file()
-        self._parked = file.parked_topics()
+        self._parked = (file := self._disk.file()).parked_topics()
         if file.extent.last > self._last:
             # At start, the whole of it. Later, a commit that failed and reached the disk all the same: its senders
             # were told 503 and will send again, so publishing it is a repeat; a row written over it would not fit.
@@ -105,6 +104,7 @@ class Journal:
 
     def _forget_file(self) -> None:
         """Count out what went with a damaged file; what is still in memory flows on."""
+        self._parked = {}
         unread = self._tail[0] if self._tail else None
         self._read_upto = max(self._read_upto, unread.first - 1 if unread else self._last)
         self._settled = max(self._settled, self._read_upto)
@@ -221,8 +221,8 @@ class Journal:
         self._parked = self._disk.file().parked_topics()
 
     def parked_for(self, topic: str, limit: int) -> list[Parked]:
-        """Return the deliveries that have waited longest for a topic."""
-        return self._disk.file().parked(topic, limit)
+        """Return the deliveries that have waited longest for a topic; none when they went with a damaged file."""
+        return self._disk.parked(topic, limit)
 
     async def unpark(self, parked: Sequence[Parked]) -> None:
         """Forget parked deliveries: Kafka has them."""

@@ -19,7 +19,7 @@ from pathlib import Path
 import structlog
 
 from bridge.errors import JournalDamaged
-from bridge.journal_file import Group, JournalFile, is_damage
+from bridge.journal_file import Group, JournalFile, Parked, is_damage
 from bridge.metrics import Metrics
 
 RETRY_SECONDS = 1.0
@@ -106,6 +106,14 @@ class JournalDisk:
             _log.error("journal_read_failed", detail=str(error))
             await asyncio.sleep(RETRY_SECONDS)
         return None
+
+    def parked(self, topic: str, limit: int) -> list[Parked]:
+        """Return the deliveries that have waited longest for a topic; none when they went with a damaged file."""
+        try:
+            return self.file().parked(topic, limit)
+        except JournalDamaged as error:
+            self.replace(error)
+            return []
 
     async def give_back(self) -> bool:
         """Return some of a backlog's space to the file system; True when there is more to return."""

@@ -281,11 +281,16 @@ class JournalFile:
         return row and int(row[0])
 
     def parked(self, topic: str, limit: int) -> list[Parked]:
-        """Return the deliveries that have waited longest for a topic."""
-        rows = self._reader.execute(
-            "SELECT number, delivery FROM parked WHERE topic = ? ORDER BY number LIMIT ?", (topic, limit)
-        )
-        return [Parked(number, _decode_one(packed)) for number, packed in rows.fetchall()]
+        """Return the deliveries that have waited longest for a topic. Raises JournalDamaged when they are not whole."""
+        try:
+            rows = self._reader.execute(
+                "SELECT number, delivery FROM parked WHERE topic = ? ORDER BY number LIMIT ?", (topic, limit)
+            )
+            return [Parked(number, _decode_one(packed)) for number, packed in rows.fetchall()]
+        except (sqlite3.DatabaseError, msgspec.MsgspecError) as error:
+            if isinstance(error, sqlite3.Error) and not is_damage(error):
+                raise
+            raise JournalDamaged(str(error)) from error
 
     def parked_topics(self) -> dict[str, tuple[int, int]]:
         """Return how many deliveries, and how many bytes of them, wait for each topic."""

@@ -335,3 +335,20 @@ async def test_what_waits_is_committed_when_the_journal_closes(tmp_path: Path) -
     assert all(each.done() and each.exception() is None for each in waiting)
     async with Journal.open(settings(tmp_path), Metrics()) as opened:
         assert opened.depth == 10
+
+
+async def test_a_damaged_parked_delivery_sets_the_file_aside(tmp_path: Path) -> None:
+    """What is parked and cannot be decoded is no reason to end: the file is set aside, and the journal goes on."""
+    async with Journal.open(settings(tmp_path), Metrics()) as opened:
+        await asyncio.gather(*(opened.append(delivery(number)) for number in range(2)))
+        (group,) = await read(opened, 2)
+        await opened.park(group, [("t", delivery(0))])
+    with sqlite3.connect(tmp_path / FILE_NAME) as file:
+        file.execute("UPDATE parked SET delivery = x'c1'")
+    file.close()
+    async with Journal.open(settings(tmp_path), Metrics()) as opened:
+        assert opened.parked_for("t", 10) == []
+        assert (opened.depth, opened.parked) == (0, {})
+        assert list(tmp_path.glob(f"{FILE_NAME}.damaged-*"))
+        await opened.append(delivery(7))
+        assert numbers(await read(opened, 1)) == [7]
