@@ -115,7 +115,7 @@ def words(error: BaseException) -> str:
 async def abandon(producer: AIOKafkaProducer) -> None:
     """Close a producer that may hold batches nobody will confirm.
 
-    Its own `stop()` waits for them without end (aiokafka issue 1101), so they are failed first. There is no
+    Its own `stop()` waits for them without end (aiokafka #1101), so they are failed first. There is no
     public way to do that.
     """
     with suppress(Exception):

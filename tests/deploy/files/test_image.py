@@ -62,7 +62,7 @@ def test_image_says_how_to_stop_it_and_whether_it_is_well() -> None:
 
 def test_base_image_and_index_can_be_exchanged() -> None:
     """A company's mirror is a build argument away; the default is pinned, never `latest`."""
-    arguments = dict(rest.split("=", 1) for word, rest in instructions() if word == "ARG")
+    arguments = {rest.partition("=")[0]: rest.partition("=")[2] for word, rest in instructions() if word == "ARG"}
     assert re.fullmatch(r"python:\d+\.\d+\.\d+-slim-\w+", arguments["PYTHON_IMAGE"])
     assert "PIP_INDEX_URL" in arguments
     assert all(rest.split()[0] == "${PYTHON_IMAGE}" for word, rest in instructions() if word == "FROM")
