@@ -111,7 +111,8 @@ class Handover:
                 first, self._last = self._last + 1, self._last + len(pairs)
                 self._in_flight[self._last] = pairs
                 deliveries = [delivery for delivery, _ in pairs]
-                return [Group(first, self._last, deliveries[0].received_ms, 0, 0, deliveries)]
+                size = sum(len(each.body) for each in deliveries)
+                return [Group(first, self._last, deliveries[0].received_ms, size, 0, deliveries)]
             self._readable.clear()
             await self._readable.wait()
 

@@ -34,8 +34,11 @@ WINDOW_EVENTS = 1000
 """About how many events are sent at once: enough for full batches, few enough to be repeated after a crash."""
 SLICE_EVENTS = 25
 """Events normalized before the loop may serve requests again: below a millisecond."""
+WINDOW_BYTES = 4 * 1024 * 1024
+"""About how many bytes of deliveries are sent at once, where they are large."""
 AHEAD_EVENTS = 2 * WINDOW_EVENTS
-"""Events that are prepared at most while a window is on its way."""
+AHEAD_BYTES = 2 * WINDOW_BYTES
+"""About how much is prepared at most while a window is on its way: memory does not grow with the backlog."""
 MEND_EVENTS = 500
 """Parked events sent at once when their topic is tried again."""
 MEND_FIRST_ATTEMPT = 3
@@ -72,7 +75,7 @@ class Publisher:
         self._provision = provision
         self._sender = Sender(settings, metrics, self._kafka_is)
         self._ready: deque[Window] = deque()
-        self._ready_events = 0
+        self._ready_events = self._ready_bytes = 0
         self._news = asyncio.Event()
         self._taken = asyncio.Event()
         # The topics that refuse, and how many of their events are not yet on disk as parked.
@@ -122,8 +125,9 @@ class Publisher:
                         await asyncio.sleep(0)
                 self._ready.append(Window(events, group))
                 self._ready_events += len(events)
+                self._ready_bytes += group.size
                 self._news.set()
-                while self._ready_events >= AHEAD_EVENTS:
+                while self._ready_events >= AHEAD_EVENTS or self._ready_bytes >= AHEAD_BYTES:
                     self._taken.clear()
                     await self._taken.wait()
 
@@ -133,10 +137,13 @@ class Publisher:
             self._news.clear()
             await self._news.wait()
         events, upto = self._ready.popleft()
-        while self._ready and len(events) + len(self._ready[0].events) <= WINDOW_EVENTS:
+        size = upto.size
+        while self._ready and len(events) + len(self._ready[0].events) <= WINDOW_EVENTS and size < WINDOW_BYTES:
             more, upto = self._ready.popleft()
             events += more
+            size += upto.size
         self._ready_events -= len(events)
+        self._ready_bytes -= size
         self._taken.set()
         return Window(events, upto)
 
@@ -190,14 +197,14 @@ class Publisher:
             for topic, (_, words) in verdicts.refused.items():
                 self._hold_back(topic, words, tasks)
             rest = [*verdicts.again, *(each for refused, _ in verdicts.refused.values() for each in refused)]
-            dead = [self._dead_letter(prepared, words) for prepared, words in verdicts.rejected]
+            dead = [self._dead_letter(*each) for each in verdicts.rejected]
             events = sorted([*rest, *dead], key=lambda each: order[id(each.delivery)])
             if verdicts.again and not verdicts.sent:
                 await asyncio.sleep(backoff(attempt))
                 attempt += 1
 
-    def _dead_letter(self, prepared: Prepared, words: str) -> Prepared:
-        event = self._normalizer.dead_letter(prepared.delivery, "too_large", words)
+    def _dead_letter(self, prepared: Prepared, reason: str, words: str) -> Prepared:
+        event = self._normalizer.dead_letter(prepared.delivery, reason, words)
         return Prepared(event, prepared.delivery)
 
     def _count(self, sent: Sequence[Prepared]) -> None:

@@ -90,13 +90,13 @@ class Verdicts:
     """What became of each event: every one is in exactly one of these, in the order it had.
 
     `sent`: confirmed. `again`: unknown, to be sent again. `refused`: by topic, its events and Kafka's words.
-    `rejected`: can never be taken, with Kafka's words.
+    `rejected`: can never be taken, with a dead letter's reason and Kafka's words.
     """
 
     sent: list[Prepared] = field(default_factory=list)
     again: list[Prepared] = field(default_factory=list)
     refused: dict[str, tuple[list[Prepared], str]] = field(default_factory=dict)
-    rejected: list[tuple[Prepared, str]] = field(default_factory=list)
+    rejected: list[tuple[Prepared, str, str]] = field(default_factory=list)
 
     def refuse(self, prepared: Prepared, words: str) -> None:
         """Add an event that its topic does not take for now."""
@@ -267,7 +267,8 @@ class Sender:
                 verdicts.sent.append(prepared)
                 self._singly.discard(prepared.event.id)
             elif isinstance(outcome, EVENT_ERRORS) and population[id(batch)] == 1:
-                verdicts.rejected.append((prepared, words(outcome)))
+                reason = "refused_by_kafka" if isinstance(outcome, InvalidRecord) else "too_large"
+                verdicts.rejected.append((prepared, reason, words(outcome)))
                 self._singly.discard(prepared.event.id)
             elif isinstance(outcome, EVENT_ERRORS):
                 self._singly.add(prepared.event.id)

@@ -18,7 +18,7 @@ async def send_all(sender: Sender, events: list[Prepared]) -> dict[int, str]:
         if not events:
             return refusals
         verdicts = await sender.send(events)
-        refusals |= {id(each): said for each, said in verdicts.rejected}
+        refusals |= {id(each): said for each, _, said in verdicts.rejected}
         refusals |= {id(each): said for parked, said in verdicts.refused.values() for each in parked}
         events = verdicts.again
     return refusals | {id(each): "not confirmed" for each in events}

@@ -1,0 +1,59 @@
+"""The publisher alone: how far it reads ahead."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from bridge import publisher
+from bridge.config_sections import KafkaSettings
+from bridge.contract import Contract
+from bridge.event import Delivery
+from bridge.journal_file import Group
+from bridge.metrics import Metrics
+from bridge.normalize import Normalizer
+from bridge.publisher import Publisher
+
+
+class Endless:
+    """A backlog that never ends: each group is one delivery of `size` bytes."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.read_groups = 0
+
+    async def read(self) -> list[Group]:
+        """Return the next group."""
+        self.read_groups += 1
+        delivery = Delivery(1_700_000_000_000, "default", b"x" * self.size)
+        return [Group(self.read_groups, self.read_groups, delivery.received_ms, self.size, 0, [delivery])]
+
+
+def publisher_of(backlog: Any) -> Publisher:
+    """Return a publisher that is not running."""
+
+    async def nothing() -> None:
+        pass
+
+    return Publisher(backlog, Normalizer(Contract.load()), KafkaSettings(), Metrics(), nothing)
+
+
+@pytest.mark.parametrize(
+    ("size", "most"), [(10, publisher.AHEAD_EVENTS), (512 * 1024, publisher.AHEAD_BYTES // (512 * 1024))]
+)
+async def test_it_reads_ahead_so_far_and_no_further(size: int, most: int) -> None:
+    """What waits to be sent is bounded in events and in bytes, and reading goes on when a window is taken."""
+    backlog = Endless(size)
+    reading = publisher_of(backlog)
+    preparing = asyncio.create_task(reading._prepare())
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert backlog.read_groups == most
+    window = await reading._next_window()
+    assert window.upto.last == len(window.events) == most // 2
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert backlog.read_groups == most + most // 2
+    preparing.cancel()
