@@ -30,6 +30,10 @@ class Backlog(Protocol):
         """Receipt of the oldest, in ms since the epoch."""
 
     @property
+    def acknowledging(self) -> bool:
+        """Whether deliveries wait for their acknowledgement now."""
+
+    @property
     def parked(self) -> dict[str, int]:
         """Deliveries that wait for a topic that refuses them."""
 

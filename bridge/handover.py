@@ -95,6 +95,11 @@ class Handover:
         return self._waiting[0][0].received_ms if self._waiting else None
 
     @property
+    def acknowledging(self) -> bool:
+        """Whether deliveries wait for Kafka now: all that are here do, so there is none to give way to."""
+        return False
+
+    @property
     def parked(self) -> dict[str, int]:
         """Nothing is parked without a disk."""
         return {}

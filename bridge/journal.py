@@ -166,6 +166,11 @@ class Journal:
         return None
 
     @property
+    def acknowledging(self) -> bool:
+        """Whether deliveries wait for the disk now."""
+        return self._waiting_bytes > 0
+
+    @property
     def parked(self) -> dict[str, int]:
         """How many deliveries wait for each topic that refuses."""
         return {topic: count for topic, (count, _) in self._parked.items()}

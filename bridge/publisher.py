@@ -34,6 +34,10 @@ WINDOW_EVENTS = 1000
 """About how many events are sent at once: enough for full batches, few enough to be repeated after a crash."""
 SLICE_EVENTS = 25
 """Events normalized before the loop may serve requests again: below a millisecond."""
+GIVE_WAY_EVENTS = 10 * WINDOW_EVENTS
+"""A backlog larger than this leaves the loop to the requests that wait for their answer ..."""
+GIVE_WAY_SECONDS = 0.002
+"""... for so long after each slice."""
 WINDOW_BYTES = 4 * 1024 * 1024
 """About how many bytes of deliveries are sent at once, where they are large."""
 AHEAD_EVENTS = 2 * WINDOW_EVENTS
@@ -122,7 +126,7 @@ class Publisher:
                 for delivery in group.deliveries:
                     events.append(Prepared(self._normalizer.event(delivery), delivery))
                     if len(events) % SLICE_EVENTS == 0:
-                        await asyncio.sleep(0)
+                        await asyncio.sleep(GIVE_WAY_SECONDS if self._gives_way else 0)
                 self._ready.append(Window(events, group))
                 self._ready_events += len(events)
                 self._ready_bytes += group.size
@@ -130,6 +134,11 @@ class Publisher:
                 while self._ready_events >= AHEAD_EVENTS or self._ready_bytes >= AHEAD_BYTES:
                     self._taken.clear()
                     await self._taken.wait()
+
+    @property
+    def _gives_way(self) -> bool:
+        """Whether a backlog drains beside requests: it has waited long already, they should not."""
+        return self._backlog.acknowledging and self._backlog.depth > GIVE_WAY_EVENTS
 
     async def _next_window(self) -> Window:
         """Return all that became ready while the last window was on its way: a request costs the same for many."""

@@ -20,9 +20,12 @@ from bridge.publisher import Publisher
 class Endless:
     """A backlog that never ends: each group is one delivery of `size` bytes."""
 
+    depth = 1_000_000
+
     def __init__(self, size: int) -> None:
         self.size = size
         self.read_groups = 0
+        self.acknowledging = False
 
     async def read(self) -> list[Group]:
         """Return the next group."""
@@ -57,3 +60,30 @@ async def test_it_reads_ahead_so_far_and_no_further(size: int, most: int) -> Non
         await asyncio.sleep(0)
     assert backlog.read_groups == most + most // 2
     preparing.cancel()
+
+
+async def test_a_backlog_gives_way_to_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While deliveries wait for their answer a large backlog pauses after each slice, and else it does not."""
+    pauses: list[float] = []
+    real = asyncio.sleep
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        await real(0)
+
+    backlog = Endless(10)
+    reading = publisher_of(backlog)
+    group = (await backlog.read())[0]
+    many = group._replace(deliveries=group.deliveries * publisher.SLICE_EVENTS)
+
+    async def read() -> list[Group]:
+        backlog.acknowledging = len(pauses) >= 2
+        return [many]
+
+    backlog.read = read  # type: ignore[method-assign]
+    monkeypatch.setattr(publisher.asyncio, "sleep", sleep)  # type: ignore[attr-defined]
+    preparing = asyncio.create_task(reading._prepare())
+    while len(pauses) < 4:
+        await real(0)
+    preparing.cancel()
+    assert pauses[:4] == [0, 0, publisher.GIVE_WAY_SECONDS, publisher.GIVE_WAY_SECONDS]
