@@ -233,8 +233,10 @@ def _first_screen(settings: Settings, addresses: Addresses, *, embedded: bool) -
     else:
         token, shown = TOKEN, TOKEN
     header = f" -H {TOKEN_HEADER}:{token}" if token else ""
-    # As it was called: after `make run` the command is in the checkout's environment, not on the PATH.
-    command = "bridge" if shutil.which("bridge") else os.path.relpath(sys.argv[0])
+    # As it was called: after `make run` it is not on the PATH, where iproute2 has another `bridge`.
+    found = shutil.which("bridge")
+    on_path = found is not None and Path(found).samefile(sys.argv[0])
+    command = "bridge" if on_path else os.path.relpath(sys.argv[0])
     simulate = f"{command} simulate" + (f" --token {token}" if token else "") + " --count 50"
     if not public.endswith(LISTEN):
         simulate += f" --url {url}"
