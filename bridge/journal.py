@@ -78,8 +78,8 @@ class Journal:
                     f"journal in {settings.dir}: {error}. Fix: mend the disk or the permissions, or set "
                     "BRIDGE_JOURNAL_DIR to another directory."
                 ) from error
-            journal._settled, journal._settled_total = extent.settled, extent.settled_total
-            journal._trimmed = journal._read_upto = extent.settled
+            journal._settled_total = extent.settled_total
+            journal._settled = journal._trimmed = journal._read_upto = extent.settled
             try:
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(journal._commit_until_closed(), name="journal")
@@ -273,7 +273,9 @@ class Journal:
 
         def append(file: JournalFile) -> None:
             nonlocal group
-            group = self._next_group(deliveries, len(packed))
+            last = self._last + len(deliveries)
+            total = self._total + len(packed)
+            group = Group(self._last + 1, last, deliveries[0].received_ms, len(packed), total, deliveries)
             file.append(group, packed, trimmed)
 
         error = await self._disk.write(append)
@@ -283,18 +285,11 @@ class Journal:
             self._metrics.commit_deliveries.observe(len(deliveries))
             self._trimmed = max(self._trimmed, trimmed)
             self._committed(group)
-        for future in futures:
-            if future.done():
-                continue
+        for future in [each for each in futures if not each.done()]:
             if error is None:
                 future.set_result(None)
             else:
                 future.set_exception(Refused("journal_failing", str(error)))
-
-    def _next_group(self, deliveries: list[Delivery], size: int) -> Group:
-        first = self._last + 1
-        last = self._last + len(deliveries)
-        return Group(first, last, deliveries[0].received_ms, size, self._total + size, deliveries)
 
     def _committed(self, group: Group) -> None:
         caught_up = (self._tail[-1].last if self._tail else self._read_upto) == self._last
