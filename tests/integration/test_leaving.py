@@ -29,7 +29,7 @@ async def test_one_of_two_leaves_under_load(broker: Broker, tmp_path: Path, pref
         shared = settings | {"listen": urlsplit(leaving.public).netloc}
         with Daemon(homes[1], broker.bootstrap_servers, prefix, **shared) as staying:
             assert staying.public == leaving.public
-            with Load(leaving, tmp_path, count=6000, seed=11, concurrency=64, rate=1500) as load:
+            with Load(leaving, tmp_path, count=12000, seed=11, concurrency=64) as load:
                 wait_for(lambda: load.acknowledged_so_far() > 1500)
                 assert deliveries(leaving) > 0
                 assert deliveries(staying) > 0
@@ -44,7 +44,7 @@ async def test_one_of_two_leaves_under_load(broker: Broker, tmp_path: Path, pref
             verdict = judge(load.acknowledged(), records)
             # Two replicas keep an asset's order only where its events come through the same one.
             kept(verdict._replace(disordered=[]))
-            assert verdict.acknowledged == verdict.published == 6000
+            assert verdict.acknowledged == verdict.published == 12000
 
 
 def test_a_connection_that_waits_to_be_accepted_is_served(embedded_broker: Broker, tmp_path: Path, prefix: str) -> None:
