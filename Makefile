@@ -9,7 +9,7 @@ BASE ?= HEAD~1
 NODE := tests/node/node_modules/.package-lock.json
 COMPOSE := docker compose -f deploy/compose.yaml
 UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-	--no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
+	--no-annotate --no-strip-extras --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
 .PHONY: help run test chaos bench bench-compare profile check check-schemas schemas deploy-files fmt lock clean \
