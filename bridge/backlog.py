@@ -37,9 +37,8 @@ class Backlog(Protocol):
     def parked(self) -> dict[str, int]:
         """Deliveries that wait for a topic that refuses them."""
 
-    @property
-    def refusal(self) -> Refused | None:
-        """Why a delivery would be refused now."""
+    def would_refuse(self, size: int) -> Refused | None:
+        """Tell why a delivery of so many bytes would be refused now."""
 
     def append(self, delivery: Delivery) -> asyncio.Future[None]:
         """Take a delivery; the future is done when it may be acknowledged, or fails with Refused."""

@@ -136,16 +136,17 @@ async def test_a_full_journal_refuses_and_takes_again_when_there_is_room(tmp_pat
     """At its bound in bytes the journal refuses by name; what it had stays; settling makes room."""
     async with Journal.open(settings(tmp_path, max_bytes=1024 * 1024), Metrics()) as opened:
         taken = 0
-        while opened.refusal is None and opened.size_bytes < 1_000_000:
+        while opened.would_refuse(100_000) is None:
             await opened.append(delivery(taken, size=100_000))
             taken += 1
         with pytest.raises(Refused, match="journal holds") as refusal:
             opened.append(delivery(taken, size=100_000))
         assert refusal.value.reason == "journal_full"
         assert taken == 10
+        assert opened.would_refuse(100) is None, "there is room for a small one"
         groups = await read(opened, taken)
         opened.settle(groups[-1])
-        assert opened.refusal is None
+        assert opened.would_refuse(100_000) is None
         await opened.append(delivery(99))
 
 
@@ -166,8 +167,9 @@ async def test_too_little_free_disk_refuses(tmp_path: Path) -> None:
         with pytest.raises(Refused) as refusal:
             opened.append(delivery(0))
         assert refusal.value.reason == "disk_full"
-        assert opened.refusal is not None
-        assert opened.refusal.reason == "disk_full"
+        told = opened.would_refuse(0)
+        assert told is not None
+        assert told.reason == "disk_full"
 
 
 async def test_a_failing_disk_refuses_and_recovers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,10 +187,10 @@ async def test_a_failing_disk_refuses_and_recovers(tmp_path: Path, monkeypatch: 
         with pytest.raises(Refused) as refusal:
             await opened.append(delivery(0))
         assert refusal.value.reason == "journal_failing"
-        assert opened.refusal is not None
+        assert opened.would_refuse(0) is not None
         broken = False
         await opened.append(delivery(1))
-        assert not opened.refusal
+        assert opened.would_refuse(0) is None
         assert numbers(await read(opened, 1)) == [1]
 
 
