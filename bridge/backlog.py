@@ -52,7 +52,7 @@ class Backlog(Protocol):
     async def park(self, group: Group, parked: Sequence[tuple[str, Delivery]]) -> None:
         """Settle, but keep some deliveries for their topics."""
 
-    def parked_for(self, topic: str, limit: int) -> list[Parked]:
+    async def parked_for(self, topic: str, limit: int) -> list[Parked]:
         """Return the deliveries that have waited longest for a topic."""
 
     async def unpark(self, parked: Sequence[Parked]) -> None:

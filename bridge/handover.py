@@ -136,7 +136,7 @@ class Handover:
                     _fail(future, "topic_refuses", f"Kafka refuses records for {topic}")
         self.settle(group)
 
-    def parked_for(self, topic: str, limit: int) -> list[Parked]:  # noqa: ARG002 - the journal's signature
+    async def parked_for(self, topic: str, limit: int) -> list[Parked]:  # noqa: ARG002 - the journal's signature
         """Nothing is parked without a disk."""
         return []
 

@@ -224,9 +224,9 @@ class Journal:
         self.settle(group)
         self._parked = self._disk.file().parked_topics()
 
-    def parked_for(self, topic: str, limit: int) -> list[Parked]:
+    async def parked_for(self, topic: str, limit: int) -> list[Parked]:
         """Return the deliveries that have waited longest for a topic; none when they went with a damaged file."""
-        return self._disk.parked(topic, limit)
+        return await self._disk.parked(topic, limit)
 
     async def unpark(self, parked: Sequence[Parked]) -> None:
         """Forget parked deliveries: Kafka has them."""

@@ -107,13 +107,20 @@ class JournalDisk:
             await asyncio.sleep(RETRY_SECONDS)
         return None
 
-    def parked(self, topic: str, limit: int) -> list[Parked]:
-        """Return the deliveries that have waited longest for a topic; none when they went with a damaged file."""
-        try:
-            return self.file().parked(topic, limit)
-        except JournalDamaged as error:
-            self.replace(error)
-            return []
+    async def parked(self, topic: str, limit: int) -> list[Parked]:
+        """Return the deliveries that have waited longest for a topic; none when they went with a damaged file.
+
+        Tried without end while the disk fails: none would mean that the topic may flow again.
+        """
+        while True:
+            try:
+                return self.file().parked(topic, limit)
+            except JournalDamaged as error:
+                self.replace(error)
+                return []
+            except (sqlite3.Error, OSError) as error:
+                _log.error("journal_read_failed", detail=str(error))
+                await asyncio.sleep(RETRY_SECONDS)
 
     async def give_back(self) -> bool:
         """Return some of a backlog's space to the file system; True when there is more to return."""

@@ -245,10 +245,11 @@ class Sender:
     async def _await_confirmation(self, waiting: Collection[asyncio.Future[Any]]) -> None:
         """Wait until each batch has its answer, or some have while others stay silent, or for too long in vain."""
         deadline = time.monotonic() + self._settings.delivery_timeout_seconds
+        stall = min(STALL_SECONDS, self._settings.delivery_timeout_seconds)
         while waiting:
-            answered, waiting = await asyncio.wait(waiting, timeout=STALL_SECONDS)
+            answered, waiting = await asyncio.wait(waiting, timeout=stall)
             if waiting and not answered:
-                self._tell(connected=False, detail=f"nothing was confirmed for {STALL_SECONDS:.0f} seconds")
+                self._tell(connected=False, detail=f"nothing was confirmed for {stall:.0f} seconds")
                 if time.monotonic() < deadline:
                     continue
             return

@@ -87,23 +87,23 @@ async def test_journal_damaged(chaos: Chaos, damage: Callable[[Path], None]) -> 
         daemon.settings["kafka_bootstrap_servers"] = elsewhere
         daemon.start()
         chaos.load(daemon, 200).finish()
-        wait_for(lambda: daemon.logged("journal_damaged"), what="the damage told")
-        wait_for(daemon.drained, 60)
-        assert daemon.metric("bridge_journal_damaged_files_total") == 1
-        assert daemon.stop() == 0
+        wait_for(lambda: daemon.logged("journal_damaged") or daemon.drained(), what="the damage told")
         aside = [path for path in journal.parent.glob("*.damaged-*") if not path.name.endswith(("-wal", "-shm"))]
-        before = aside[0].read_bytes()
-        back, unreadable = salvage(daemon, aside)
-        assert aside[0].read_bytes() == before
-        assert back > 0
-        daemon.start()
-        # Each delivery of the load that is neither readable nor published is one that the damage took: the line
-        # says how many, and the promise is asserted for all the others.
-        await chaos.verdict(
-            daemon,
-            forgiven=len(load.acknowledged()) - back,
-            note=f"{back} salvaged, {unreadable} rows unreadable",
-        )
+        forgiven, note = 0, "unnoticed"
+        if aside:
+            wait_for(daemon.drained, 60)
+            assert daemon.metric("bridge_journal_damaged_files_total") == 1
+            assert daemon.stop() == 0
+            before = aside[0].read_bytes()
+            back, unreadable = salvage(daemon, aside)
+            assert aside[0].read_bytes() == before
+            assert back > 0
+            daemon.start()
+            # Each delivery of the load that is neither readable nor published is one that the damage took: the line
+            # says how many, and the promise is asserted for all the others.
+            forgiven, note = len(load.acknowledged()) - back, f"{back} salvaged, {unreadable} rows unreadable"
+        await chaos.verdict(daemon, forgiven=forgiven, note=note)
+        assert aside
 
 
 async def test_journal_lost_its_log(chaos: Chaos) -> None:

@@ -16,7 +16,7 @@ from bridge.config_sections import JournalSettings
 from bridge.errors import BridgeError, JournalLocked, JournalTooNew, Refused
 from bridge.event import Delivery
 from bridge.journal import Journal
-from bridge.journal_file import FILE_NAME, FORMAT, Group, JournalFile, pack
+from bridge.journal_file import FILE_NAME, FORMAT, Group, JournalFile, Parked, pack
 from bridge.metrics import Metrics
 
 
@@ -303,7 +303,7 @@ async def test_parked_deliveries_stay_while_the_others_leave(tmp_path: Path) -> 
     async with Journal.open(settings(tmp_path), Metrics()) as opened:
         assert (opened.depth, opened.parked) == (3, {"t": 2, "u": 1})
         assert opened.size_bytes > 0
-        parked = opened.parked_for("t", 10)
+        parked = await opened.parked_for("t", 10)
         assert [each.delivery for each in parked] == [delivery(1), delivery(3)]
         await opened.unpark(parked)
         assert (opened.depth, opened.parked) == (1, {"u": 1})
@@ -349,8 +349,29 @@ async def test_a_damaged_parked_delivery_sets_the_file_aside(tmp_path: Path) -> 
         file.execute("UPDATE parked SET delivery = x'c1'")
     file.close()
     async with Journal.open(settings(tmp_path), Metrics()) as opened:
-        assert opened.parked_for("t", 10) == []
+        assert await opened.parked_for("t", 10) == []
         assert (opened.depth, opened.parked) == (0, {})
         assert list(tmp_path.glob(f"{FILE_NAME}.damaged-*"))
         await opened.append(delivery(7))
         assert numbers(await read(opened, 1)) == [7]
+
+
+async def test_parked_deliveries_that_cannot_be_read_now_are_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that fails while a topic is mended does not make its deliveries look published: they are read again."""
+    monkeypatch.setattr(journal_disk, "RETRY_SECONDS", 0.01)
+    real = JournalFile.parked
+    failures = iter([sqlite3.OperationalError("disk I/O error"), OSError("read-only")])
+
+    def parked(self: JournalFile, topic: str, limit: int) -> list[Parked]:
+        for failure in failures:
+            raise failure
+        return real(self, topic, limit)
+
+    monkeypatch.setattr(JournalFile, "parked", parked)
+    async with Journal.open(settings(tmp_path), Metrics()) as opened:
+        await opened.append(delivery(0))
+        (group,) = await read(opened, 1)
+        await opened.park(group, [("t", group.deliveries[0])])
+        assert [each.delivery for each in await opened.parked_for("t", 10)] == [delivery(0)]
