@@ -107,7 +107,7 @@ async def test_journal_damaged(chaos: Chaos, damage: Callable[[Path], None]) -> 
 
 
 async def test_journal_lost_its_log(chaos: Chaos) -> None:
-    """A journal whose write-ahead log is gone is what it was at the last checkpoint: the daemon starts and flows."""
+    """A journal whose write-ahead log is gone is what it was at the last checkpoint: the daemon says so, and flows."""
     with chaos.bridge("127.0.0.1:1") as daemon:
         load = backlog(chaos, daemon)
         journal = daemon.directory / "journal" / "journal.sqlite"
@@ -124,6 +124,30 @@ async def test_journal_lost_its_log(chaos: Chaos) -> None:
         daemon.start()
         await chaos.verdict(daemon, forgiven=100, note="the log held 100")
         assert load.acknowledged()
+        assert [line["missing"] for line in daemon.logged("journal_incomplete")] == [100]
+
+
+async def test_journal_log_damaged(chaos: Chaos) -> None:
+    """A flipped bit in the write-ahead log hides all that follows from SQLite: it is noticed, and salvaged."""
+    elsewhere = chaos.bootstrap_servers
+    with chaos.bridge("127.0.0.1:1") as daemon:
+        load = backlog(chaos, daemon)
+        journal = daemon.directory / "journal" / "journal.sqlite"
+        flip(journal.with_name("journal.sqlite-wal"))
+        daemon.settings["kafka_bootstrap_servers"] = elsewhere
+        daemon.start()
+        chaos.load(daemon, 200).finish()
+        wait_for(daemon.drained, 60)
+        forgiven, note = 0, "unnoticed"
+        if told := daemon.logged("journal_incomplete"):
+            assert daemon.metric("bridge_journal_missing_deliveries_total") == told[0]["missing"]
+            assert daemon.stop() == 0
+            back, unreadable = salvage(daemon, [Path(told[0]["copy"])])
+            daemon.start()
+            forgiven = len(load.acknowledged()) - back
+            note = f"{told[0]['missing']} missing, {back} salvaged, {unreadable} rows unreadable"
+        await chaos.verdict(daemon, forgiven=forgiven, note=note)
+        assert forgiven < len(load.acknowledged()) / 10
 
 
 async def test_kafka_is_not_needed_to_start_on_a_damaged_file(chaos: Chaos, victim: ApacheKafka) -> None:
