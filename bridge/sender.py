@@ -48,7 +48,7 @@ STALL_SECONDS = 10.0
 BACKOFF_SECONDS = (0.2, 10.0)
 """First and longest pause between two attempts to reach Kafka; each is shortened at random by up to half."""
 METADATA_SECONDS = 3.0
-"""How long a topic may take to be found among Kafka's."""
+"""How long topics may take to be found among Kafka's: all together, for those that are found wait for the others."""
 
 InvalidRecord = for_code(87)
 """The broker checked the record itself and refused it (KIP-467)."""
@@ -186,13 +186,14 @@ class Sender:
     ) -> dict[str, int]:
         """Return how many partitions each topic has; a topic that has none goes to `refused`, with the reason."""
         found: dict[str, int] = {}
+        deadline = asyncio.get_running_loop().time() + METADATA_SECONDS
         for topic in dict.fromkeys(each.event.topic for each in events):
             known = producer.client.cluster.partitions_for_topic(topic)
             if known is not None:
                 found[topic] = len(known)
                 continue
             try:
-                async with asyncio.timeout(METADATA_SECONDS):
+                async with asyncio.timeout_at(deadline):
                     found[topic] = len(await producer.partitions_for(topic))
             except TopicAuthorizationFailedError as error:
                 refused[topic] = words(error)
