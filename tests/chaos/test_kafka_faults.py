@@ -45,19 +45,13 @@ async def test_kafka_restarted_in_order(chaos: Chaos, victim: ApacheKafka) -> No
 
 
 async def test_kafka_frozen(chaos: Chaos, victim: ApacheKafka) -> None:
-    """A Kafka whose connections are open and silent, beyond the producer's patience, delays and loses nothing.
-
-    Nor does a kill -9 of the daemon in the middle of it: what Kafka has not confirmed is still in the journal.
-    """
+    """A Kafka whose connections are open and silent, beyond the producer's patience, delays and loses nothing."""
     with chaos.bridge(kafka_delivery_timeout_seconds=2) as daemon:
         chaos.load(daemon, chaos.scaled(1500, 6000), rate=chaos.scaled(500, 300))
         for _ in range(chaos.scaled(1, 2)):
             chaos.past(daemon, 300)
             victim.freeze()
-            chaos.past(daemon, 300)  # events are on their way, and stay there
-            daemon.kill()
-            daemon.start()
-            time.sleep(chaos.scaled(3, 10))  # beyond the delivery's time-out
+            time.sleep(chaos.scaled(4, 12))  # beyond the delivery's time-out
             victim.thaw()
         await chaos.verdict(daemon)
 
