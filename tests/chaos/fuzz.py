@@ -11,6 +11,8 @@ from typing import NamedTuple
 from tests.daemon import TOKEN
 
 GOOD = b'{"type":"video.status.created","asset_id":"5fd088e0a47da8246f1fb756","status":"queued"}'
+PACKED = (gzip.compress(b"\0" * 3_000_000, 1), gzip.compress(GOOD)[:-4], b"no gzip", gzip.compress(GOOD))
+"""A bomb, one cut short, one that is none, and a good one."""
 
 
 class Fuzzed(NamedTuple):
@@ -144,9 +146,7 @@ def _garbage(chance: random.Random) -> Fuzzed:
 
 
 def _encoded(chance: random.Random) -> Fuzzed:
-    content = chance.choice(
-        [gzip.compress(b"\0" * 3_000_000, 1), gzip.compress(GOOD)[:-4], b"no gzip", gzip.compress(GOOD)]
-    )
+    content = chance.choice(PACKED)
     coding = chance.choice(["gzip", "deflate", "br", "zstd", "gzip, gzip", "identity", "\xff"])
     return Fuzzed(request(content, f"Content-Encoding: {coding}", f"Content-Length: {len(content)}"), close=True)
 
