@@ -38,10 +38,15 @@ class JournalSettings(Section):
         description="Refuse deliveries (503) when the disk has less free than this, so that nothing else on it breaks.",
     )
     max_waiting: int = Field(
-        10_000, ge=1, description="Most deliveries that wait for their fsync at one time; more get 503."
+        10_000,
+        ge=1,
+        description="Most deliveries that wait for their fsync at one time; more get 503. Half a second's worth: who "
+        "waits longer is answered too late to be of use.",
     )
     max_waiting_bytes: int = Field(
-        64 * MIB, ge=MIB, description="Most bytes of deliveries that wait for their fsync at one time."
+        64 * MIB,
+        ge=MIB,
+        description="Most bytes of deliveries that wait for their fsync at one time: what they take of memory.",
     )
 
 

@@ -23,6 +23,8 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestHandler
 
+from bridge.crowd import Crowd
+
 _log = structlog.stdlib.get_logger()
 
 
@@ -45,16 +47,31 @@ Deliver = Callable[["Connection", Any, Any], "asyncio.Future[None] | None"]
 class Connection(RequestHandler):
     """One connection. Knows since when it has been reading a request's headers, which aiohttp does not bound."""
 
-    __slots__ = ("_answer", "_deliver", "_held", "_refuse", "reading_since")
+    __slots__ = ("_answer", "_crowd", "_deliver", "_entered", "_held", "_refuse", "reading_since")
 
-    def __init__(self, refuse: Refuse, deliver: Deliver, *arguments: Any, **options: Any) -> None:
+    def __init__(self, refuse: Refuse, deliver: Deliver, crowd: Crowd, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._refuse = refuse
         self._deliver = deliver
+        self._crowd = crowd
+        self._entered: asyncio.BaseTransport | None = None
         self._parser: Any = _Parser(self._parser, self._offer)
         self._answer: asyncio.Future[None] | None = None
         self._held = b""
         self.reading_since: float | None = time.monotonic()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin, if there is room for one more."""
+        if self._crowd.enter(transport):
+            self._entered = transport
+            super().connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Make room for another."""
+        if self._entered is not None:
+            self._crowd.leave(self._entered)
+            self._entered = None
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Note when the first bytes came that belong to no request yet."""
@@ -211,12 +228,14 @@ ACCEPTED = _Accepted()
 class Server(web.Server):
     """aiohttp's server, making our connections; `refuse` makes the answer to what never reached `handle`."""
 
-    def __init__(self, handle: Handle, refuse: Refuse, deliver: Deliver, **options: Any) -> None:
+    def __init__(self, handle: Handle, refuse: Refuse, deliver: Deliver, crowd: Crowd, **options: Any) -> None:
         super().__init__(handle)
         self._refuse = refuse
         self._deliver = deliver
+        self._crowd = crowd
         self._options = options
 
     def __call__(self) -> RequestHandler:
         """Make the protocol of a new connection."""
-        return Connection(self._refuse, self._deliver, self, loop=asyncio.get_running_loop(), **self._options)
+        common = (self._refuse, self._deliver, self._crowd, self)
+        return Connection(*common, loop=asyncio.get_running_loop(), **self._options)

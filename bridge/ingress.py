@@ -29,6 +29,7 @@ from bridge.auth import Tokens
 from bridge.backlog import Backlog
 from bridge.config import Settings
 from bridge.connection import ACCEPTED, Answer, Connection, Server, encoded
+from bridge.crowd import Crowd
 from bridge.errors import BridgeError, Refused
 from bridge.event import Delivery
 from bridge.leaving import leave
@@ -44,10 +45,6 @@ SWEEP_SECONDS = 1.0
 """How often connections are looked at for senders that are too slow with their headers."""
 LINGER_SECONDS = 2.0
 """How long a refused body is read on and thrown away, so that its sender can read the answer."""
-KEEPALIVE_SECONDS = 75.0
-"""How long an idle connection stays open: longer than the usual proxy's, so that the proxy closes first."""
-MAX_HEADERS = 64
-"""Most header fields of a request; Gumlet sends about ten."""
 BACKLOG = 1024
 """Connections that the kernel holds until they are accepted."""
 MAX_PATHS = 1000
@@ -72,14 +69,19 @@ class Ingress:
         tracing = metrics.tracing
         self._traceparent = str if tracing is None else tracing.traceparent
         self.traced_handle = self.handle if tracing is None else tracing.around(self.handle)
+        self._crowd = Crowd(settings, metrics)
+        metrics.watch("bridge_connections", "Open connections of the public port.", lambda: self._crowd.size)
         self._server = Server(
             self.traced_handle,
             self.refuse,
             self.deliver,
+            self._crowd,
             access_log=None,
-            keepalive_timeout=KEEPALIVE_SECONDS,
+            keepalive_timeout=settings.keepalive_seconds,
             lingering_time=LINGER_SECONDS,
-            max_headers=MAX_HEADERS,
+            max_headers=settings.max_headers,
+            max_line_size=settings.max_header_bytes,
+            max_field_size=settings.max_header_bytes,
         )
 
     @contextlib.asynccontextmanager
@@ -117,6 +119,7 @@ class Ingress:
         """Close connections whose sender takes too long for its headers; look for a renewed certificate."""
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
+            self._crowd.tell()
             if self._certificate is not None:
                 self._certificate.refresh()
             latest = time.monotonic() - self._settings.request_timeout_seconds

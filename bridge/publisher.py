@@ -263,7 +263,7 @@ class Publisher:
             while True:
                 await asyncio.sleep(backoff(attempt))
                 attempt += 1
-                while parked := self._backlog.parked_for(topic, MEND_EVENTS):
+                while parked := await self._backlog.parked_for(topic, MEND_EVENTS):
                     done = await self._send_parked(sender, parked)
                     if not done:
                         break
