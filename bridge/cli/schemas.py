@@ -13,6 +13,8 @@ from rich.json import JSON
 from rich.table import Column, Table
 
 from bridge import asyncapi, baseline, contract_page
+from bridge.cli import schemas_registry
+from bridge.cli.schemas_registry import Directory
 from bridge.compatibility import BACKWARD, FORWARD, Verdict, compare
 from bridge.contract import COMMON, Contract, Topic, schemas_directory
 from bridge.drift import proposal
@@ -23,15 +25,12 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
-    help="The contract's files: list, show, bundle, describe, and check for compatibility. Needs no Kafka.",
+    help="The contract's files: list, show, bundle, describe, check for compatibility, put into a registry. Needs no "
+    "Kafka.",
 )
+app.command()(schemas_registry.register)
+app.command()(schemas_registry.status)
 
-Directory = Annotated[
-    Path | None,
-    typer.Option(
-        "--schemas", metavar="DIRECTORY", help="The schema files; those that came with the bridge if left out."
-    ),
-]
 Write = Annotated[bool, typer.Option("--write", help="Write the file in the directory of the schemas.")]
 Check = Annotated[bool, typer.Option("--check", help="Only fail with 1 when the file there is another.")]
 
