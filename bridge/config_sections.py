@@ -139,7 +139,7 @@ class RegistrySettings(Section):
         description="Base URL of a registry with Confluent's API; Apicurio's ends in /apis/ccompat/v7. Credentials go "
         "into the settings below, not into it.",
     )
-    username: str | None = Field(None, description="For basic authentication.")
+    username: str | None = Field(None, pattern=r"^[^:]+$", description="For basic authentication.")
     password: SecretStr | None = Field(None, validate_default=True, description="For basic authentication.")
     token: SecretStr | None = Field(None, description="For bearer authentication, in place of username and password.")
     ssl_cafile: FilePath | None = Field(

@@ -1,9 +1,10 @@
 """A schema registry's HTTP API, as much of it as Confluent's, Karapace and Apicurio (`/apis/ccompat/v7`) share.
 
-Promises: one subject a topic, `<topic>-value` (TopicNameStrategy); a schema is sent whole, without references, because
-Karapace takes none for JSON Schema and inline definitions mean the same to all three; what is sent depends on nothing
-but the contract, and on no key's order in a file, so that looking it up finds what was registered. Every failure is a
-`RegistryFails` in plain words. Secrets are in no message, and go to no other address than the configured one.
+Promises: one subject a topic, `<topic>-value` (TopicNameStrategy). A schema is sent whole, without references, because
+Karapace takes none for JSON Schema, and as draft 7, because Karapace knows no later one and Apicurio cannot compare
+later ones; a contract's file means the same in both. What is sent depends on nothing but the contract, and on no key's
+order in a file, so that looking it up finds what was registered. Every failure is a `RegistryFails` in plain words.
+Secrets are in no message, and go to no other address than the configured one.
 
 Source: Confluent's "Schema Registry API Reference", and its OpenAPI description.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from base64 import b64encode
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -35,6 +37,7 @@ LONGEST_QUOTE = 400
 CONTENT_TYPE = "application/vnd.schemaregistry.v1+json"
 NOT_REGISTERED = {40401, 40402, 40403}
 """Error codes: no such subject, version, schema."""
+DRAFT = "http://json-schema.org/draft-07/schema#"
 BRIDGES_OWN = ("$id", "x-topic")
 """What a registered schema has not: the subject is its identity, and a topic's configuration may change without it."""
 
@@ -65,7 +68,8 @@ def subject_of(topic: Topic) -> str:
 def text_of(topic: Topic) -> str:
     """Return a topic's schema as it is registered: whole, its definitions in `$defs`."""
     whole = bundled(topic.schema, read_files(topic.path.parent))
-    return canonical({name: value for name, value in whole.items() if name not in BRIDGES_OWN}).decode()
+    shown = {name: value for name, value in whole.items() if name not in BRIDGES_OWN}
+    return canonical(shown | {"$schema": DRAFT}).decode()
 
 
 class Registry:
@@ -171,14 +175,13 @@ async def registry(settings: RegistrySettings) -> AsyncIterator[Registry]:
         # Confluent Cloud tells a schema's GUID only to who says this.
         "Confluent-Accept-Unknown-Properties": "true",
     }
-    auth = None
     if settings.username is not None and settings.password is not None:
-        auth = aiohttp.BasicAuth(settings.username, settings.password.get_secret_value(), "utf-8")
+        pair = f"{settings.username}:{settings.password.get_secret_value()}"
+        headers["Authorization"] = f"Basic {b64encode(pair.encode()).decode()}"
     if settings.token is not None:
         headers["Authorization"] = f"Bearer {settings.token.get_secret_value()}"
     async with aiohttp.ClientSession(
         headers=headers,
-        auth=auth,
         connector=aiohttp.TCPConnector(ssl=tls_context(settings)),
         timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
         cookie_jar=aiohttp.DummyCookieJar(),

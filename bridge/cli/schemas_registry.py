@@ -63,8 +63,9 @@ def register(
     show_rows(rows, COLUMNS, as_json=as_json)
     if refused := [row["subject"] for row in rows if row["state"] == "refused"]:
         raise BridgeError(
-            f"{len(refused)} of {len(rows)} schemas are refused. Fix: see the details; an incompatible change is "
-            "undone, or gets a raised x-topic.version, which makes a new topic and subject beside the old."
+            f"{len(refused)} of {len(rows)} schemas are refused. Fix: see the details, and `bridge schemas check`; an "
+            "incompatible change is undone, or gets a raised x-topic.version, which makes a new topic and subject "
+            "beside the old."
         )
 
 
