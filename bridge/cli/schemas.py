@@ -26,9 +26,6 @@ app = typer.Typer(
     help="The contract's files: list, show, bundle, describe, check for compatibility, put into a registry. Needs no "
     "Kafka.",
 )
-app.command()(schemas_registry.register)
-app.command()(schemas_registry.status)
-app.command()(schemas_drift.drift)
 
 Write = Annotated[bool, typer.Option("--write", help="Write the file in the directory of the schemas.")]
 Check = Annotated[bool, typer.Option("--check", help="Only fail with 1 when the file there is another.")]
@@ -177,6 +174,11 @@ def page(directory: Directory = None, *, write: Write = False, check: Check = Fa
     - is the one there what the schemas say: `bridge schemas page --check`
     """
     _made(directory, contract_page.FILE, contract_page.render(_contract(directory)), write=write, check=check)
+
+
+app.command()(schemas_registry.register)
+app.command()(schemas_registry.status)
+app.command()(schemas_drift.drift)
 
 
 def _made(directory: Path | None, name: str, text: str, *, write: bool, check: bool) -> None:

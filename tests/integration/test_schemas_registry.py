@@ -189,3 +189,42 @@ async def test_tls(tmp_path: Path, prefix: str) -> None:
     assert unknown.code == 1
     assert "BRIDGE_REGISTRY_SSL_CAFILE" in unknown.err
     assert SECRET not in unknown.err
+
+
+@pytest.mark.parametrize(("wire_format", "missing"), [("plain", "warning"), ("confluent", "failed")])
+async def test_doctor_looks_at_the_registry(wire_format: str, missing: str, prefix: str, tmp_path: Path) -> None:
+    """What is missing is a warning, or a failure where events wait for it; each finding has its fix."""
+    settings: dict[str, object] = {
+        "tokens": SECRET,
+        "journal_dir": tmp_path,
+        "kafka_bootstrap_servers": "127.0.0.1:9",
+        "topics_prefix": prefix,
+        "registry_wire_format": wire_format,
+    }
+
+    async def finding() -> tuple[str, str]:
+        ran = await bridge("doctor", **settings)
+        (line,) = [line for line in ran.lines if line["check"] == "registry"]
+        return line["result"], line["fix"]
+
+    with StrictRegistry() as played:
+        settings["registry_url"] = played.url
+        assert await finding() == (missing, "`bridge schemas register`")
+        assert (await bridge("schemas", "register", **settings)).code == 0
+        assert await finding() == ("ok", "")
+    result, fix = await finding()
+    assert (result, "BRIDGE_REGISTRY_URL" in fix) == ("failed", True)
+
+
+async def test_config_check_reads_the_authority(prefix: str) -> None:
+    """What would stop `bridge serve` is found before: a file of authorities that is none."""
+    ran = await bridge(
+        *("config", "check"),
+        tokens=SECRET,
+        topics_prefix=prefix,
+        registry_url="https://127.0.0.1:9",
+        registry_wire_format="confluent",
+        registry_ssl_cafile=__file__,
+    )
+    assert ran.code == 78
+    assert "BRIDGE_REGISTRY_SSL_CAFILE" in ran.err
