@@ -34,7 +34,7 @@ def daemon(tmp_path: Path, embedded_broker: Broker, prefix: str) -> Iterator[Dae
 
 
 def test_a_delivery_appears_on_the_page(browser: Browser, daemon: Daemon) -> None:
-    """What is posted while the page is open is seen on it, with its topic, asset, id and time; so are failures."""
+    """What is posted while the page is open is seen on it, with type, asset, place, id and times; so are failures."""
     browser.open(daemon.admin + "/")
     wait_for(lambda: browser.text("#line") == "live", what="the stream")
     assert browser.text("#published tbody") == "none"
@@ -44,8 +44,9 @@ def test_a_delivery_appears_on_the_page(browser: Browser, daemon: Daemon) -> Non
     assert daemon.post(b"{}", token="wrong").status == 401
     wait_for(lambda: body["asset_id"] in browser.text("#published tbody"), what="the delivery on the page")
     row = browser.text("#published tbody")
-    assert f"{daemon.settings['topics_prefix']}video.status.ready" in row
-    assert re.search(r"[0-9a-f]{32}", row)
+    place = re.escape(f"{daemon.settings['topics_prefix']}video.status.ready") + r"-[0-3]-0"
+    assert re.search(rf"\bvideo\.status\.ready\s+{body['asset_id']}\s+{place}\s+[0-9a-f]{{32}}", row)
+    assert re.search(r"\d+ ms\s+\d+ ms$", row)
     wait_for(lambda: "invalid_json" in browser.text("#dead_letters tbody"), what="the dead letter on the page")
     wait_for(lambda: "token_wrong" in browser.text("#refused tbody"), what="the refusal on the page")
     assert browser.text("#ready") == "yes"
