@@ -10,12 +10,10 @@ import pytest
 import yaml
 
 from tests.deploy.files.test_image import known_variables
-from tests.deploy.tools import DEPLOY, prometheus_operator_crds, run, tool
+from tests.deploy.tools import DEPLOY, kubernetes_schemas, prometheus_operator_crds, run, tool
 
 KUBERNETES = DEPLOY / "kubernetes"
 OVERLAYS = sorted(path.parent.name for path in KUBERNETES.glob("overlays/*/kustomization.yaml"))
-SCHEMAS_OF = "1.30"
-"""The newest version whose schemas kubectl-validate carries."""
 NOT_ASKED = (
     "container-image-pull-policy",  # a tag names one image for ever here; pulling it again finds nothing new
     "statefulset-has-host-podantiaffinity",  # the topology spread does this, and lets a small cluster run it
@@ -37,6 +35,12 @@ def objects(rendered: Path) -> dict[str, dict[str, Any]]:
     return {f"{each['kind']}/{each['metadata']['name']}": each for each in yaml.safe_load_all(rendered.read_text())}
 
 
+def validate(path: Path) -> None:
+    """Have objects judged by the API server's own rules, with the types of a current Kubernetes and of the operator."""
+    schemas, crds = kubernetes_schemas(), prometheus_operator_crds()
+    run(tool("kubectl-validate"), "--local-schemas", schemas, "--local-crds", crds, path)
+
+
 def workload(objects: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Return the StatefulSet or Deployment."""
     (found,) = [each for name, each in objects.items() if name in ("StatefulSet/bridge", "Deployment/bridge")]
@@ -45,14 +49,13 @@ def workload(objects: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 def test_overlay_is_valid_by_the_schemas(rendered: Path) -> None:
     """A misspelt or misplaced field, which a cluster would refuse or drop, is found here."""
-    crds = prometheus_operator_crds()
-    run(tool("kubectl-validate"), "--version", SCHEMAS_OF, "--local-crds", crds, rendered)
+    validate(rendered)
 
 
 def test_secret_example_is_valid() -> None:
     """What people copy works, and holds no secret."""
     path = KUBERNETES / "secret.example.yaml"
-    run(tool("kubectl-validate"), "--version", SCHEMAS_OF, path)
+    validate(path)
     assert yaml.safe_load(path.read_text())["stringData"] == {"tokens": "replace-this-with-a-random-token\n"}
 
 
