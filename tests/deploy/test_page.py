@@ -16,6 +16,7 @@ from tests.daemon import TOKEN, Daemon, request, wait_for
 from tests.deploy.browser import Browser, chromium
 from tests.deploy.tools import ROOT
 
+AXE = ROOT / "tests" / "node" / "node_modules" / "axe-core" / "axe.min.js"
 EXAMPLE = ROOT / "schemas" / "examples" / "video.status.ready" / "full.in.json"
 
 
@@ -103,6 +104,25 @@ def test_page_fits_and_can_be_read(browser: Browser, daemon: Daemon, scheme: str
     unnamed = "return [...document.querySelectorAll('table')].filter((t) => !t.caption).length"
     assert browser.run(unnamed) == 0
     assert browser.run("return document.documentElement.lang") == "en"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_page_has_no_barrier(browser: Browser, daemon: Daemon, scheme: str) -> None:
+    """axe-core, which knows WCAG and good practice, finds nothing on the full page in either scheme."""
+    if not AXE.exists():
+        pytest.skip("NOT CHECKED: tests/node is without its packages; `make check` installs them where npm is")
+    browser.emulate(command="Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+    browser.open(daemon.admin + "/")
+    assert daemon.post(EXAMPLE.read_bytes()).status == 200
+    daemon.post(b"{}", token="wrong")
+    daemon.post(b"no json")
+    wait_for(lambda: "invalid_json" in browser.text("#dead_letters tbody"), what="the dead letter")
+    browser.run("document.querySelector('details').open = true")
+    browser.run(AXE.read_text())
+    found = browser.run_async(
+        "axe.run().then((r) => done(r.violations.map((v) => [v.id, v.nodes.map((n) => n.html)])))"
+    )
+    assert found == []
 
 
 def test_page_may_load_nothing_from_elsewhere(daemon: Daemon) -> None:
