@@ -12,7 +12,7 @@ UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --
 	--no-annotate --no-strip-extras --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos bench bench-compare profile check check-schemas schemas deploy-files fmt lock clean \
+.PHONY: help run test chaos bench bench-compare bench-tuning profile check check-schemas schemas deploy-files fmt lock clean \
 	compose-up compose-down
 
 help:  ## Show this help
@@ -34,6 +34,10 @@ bench: $(DEV)  ## Measure cost, tail, backlog and start beside a bare aiohttp ha
 bench-compare: $(DEV)  ## Measure the whole way of this tree beside that of another commit: BASE=<git ref>
 	@mkdir -p .cache
 	@$(BIN)/python -m tests.bench.compare $(BASE)
+
+bench-tuning: $(DEV)  ## Measure what other settings of SQLite, aiokafka and the publisher would be worth
+	@mkdir -p .cache
+	@$(BIN)/python -m tests.bench.tuning $(ARGS)
 
 profile: $(DEV)  ## Write a flame graph of the daemon under load to .cache/profile.svg
 	@mkdir -p .cache

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -72,12 +72,19 @@ def _answers(port: int) -> bool:
 
 @contextmanager
 def bridge(
-    directory: Path, kafka: str | None, prefix: str, *, tree: Path | None = None, **settings: object
+    directory: Path,
+    kafka: str | None,
+    prefix: str,
+    *,
+    tree: Path | None = None,
+    wrapper: Sequence[str] = (),
+    **settings: object,
 ) -> Iterator[Server]:
     """Run the daemon, of another checkout if `tree` names one; without Kafka it only acknowledges."""
     directory.mkdir(parents=True, exist_ok=True)
     daemon = Daemon(directory, kafka or "127.0.0.1:1", prefix, tokens=TOKEN, **settings)
     daemon.source_tree = tree
+    daemon.wrapper = wrapper
     with daemon:
         assert daemon.process is not None
         if kafka is not None:
