@@ -191,9 +191,9 @@ def table(lines: Sequence[Line]) -> list[str]:
         "published",
         "repeated",
         "lost",
+        "took s",
         "silence s",
         "drain s",
-        "took s",
         "note",
     )
     rows = [
