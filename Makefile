@@ -74,7 +74,7 @@ fmt: $(DEV)  ## Format the code and mend what can be mended by a tool
 
 lock: $(DEV)  ## Choose the newest dependencies and write them down with their hashes
 	@$(BIN)/python -m pip install --quiet uv
-	@$(UV_COMPILE) --upgrade --extra embedded --output-file requirements.lock pyproject.toml
+	@$(UV_COMPILE) --upgrade --extra embedded --extra tracing --output-file requirements.lock pyproject.toml
 	@$(UV_COMPILE) --upgrade --extra embedded --extra tracing --group dev --output-file tests/requirements.lock pyproject.toml
 
 clean:  ## Remove the environment, caches and build output

@@ -2,7 +2,7 @@
 
 Sources, the first that names a setting wins: the command line, the environment (`BRIDGE_JOURNAL_DIR`), `.env`,
 the TOML file given by `--config` (`[journal] dir = …`), the default. Unknown names are refused. Secrets are
-`SecretStr`: they print as asterisks everywhere, and only `auth` and `kafka` ask for their value.
+`SecretStr`: they print as asterisks everywhere, and only `auth` and the clients that send them ask for their value.
 """
 
 from __future__ import annotations
@@ -31,7 +31,14 @@ from pydantic_settings import (
 )
 
 from bridge.config_report import report
-from bridge.config_sections import GumletSettings, JournalSettings, KafkaSettings, LogSettings, TopicsSettings
+from bridge.config_sections import (
+    GumletSettings,
+    JournalSettings,
+    KafkaSettings,
+    LogSettings,
+    RegistrySettings,
+    TopicsSettings,
+)
 from bridge.errors import ConfigError
 
 PREFIX = "BRIDGE_"
@@ -169,6 +176,7 @@ class Settings(BaseSettings):
     journal: JournalSettings = JournalSettings()
     kafka: KafkaSettings = KafkaSettings()
     topics: TopicsSettings = TopicsSettings()
+    registry: RegistrySettings = RegistrySettings()
     log: LogSettings = LogSettings()
     gumlet: GumletSettings = GumletSettings()
 

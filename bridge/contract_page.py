@@ -36,11 +36,14 @@ _GUIDE = """\
 
 Each topic has one file here, `<event type>.json` (JSON Schema 2020-12): the record, its key, its topic's
 configuration, examples. `examples/<event type>/` shows what Gumlet sent (`*.in.json`) beside the record that it
-became (`*.out.json`); every pair is a test. `asyncapi.yaml` is the same contract for AsyncAPI's tools, and `bridge
+became (`*.out.json`), and its folder `invalid/` what became a dead letter instead (without its `body_base64`, which is
+the file beside it); every pair is a test. `asyncapi.yaml` is the same contract for AsyncAPI's tools, and `bridge
 schemas bundle DIRECTORY` writes each schema as one file that needs no other. `consumers/` has whole programs.
 
 ## The record
-- **Value**: a JSON object in UTF-8, valid against its topic's schema.
+- **Value**: a JSON object in UTF-8, valid against its topic's schema. Where the bridge is set to the wire format
+  `confluent`, a zero byte and the 4 bytes of the schema's id in the registry stand before it: Confluent's
+  deserializers read both, anybody else drops five bytes where the first is zero. JSON never begins with a zero byte.
 - **Key**: the topic's key below, in UTF-8; partitioned by murmur2, as Java's clients do. Where the key's property is
   absent, so is the key, and the record may be in any partition. Records never have a null value: no topic has
   tombstones.
@@ -56,6 +59,7 @@ schemas bundle DIRECTORY` writes each schema as one file that needs no other. `c
 | `ce_time` | when the bridge received it (RFC 3339, UTC): Gumlet does not say when it happened |
 | `ce_dataschema` | `urn:gumlet-kafka-bridge:<event type>:<version>` |
 | `ce_specversion`, `content-type` | `1.0`, `application/json` |
+| `__value_schema_id` | only in the wire format `header`: a byte of one, then the 16 bytes of the schema's GUID |
 
 ## To write a correct consumer
 1. **Repeats come.** Delivery is at least once: Gumlet sends again what it got no answer to, the bridge sends again

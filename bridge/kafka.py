@@ -7,6 +7,7 @@ its file at each connection, so that whoever renews the file needs to tell nobod
 from __future__ import annotations
 
 import asyncio
+import random
 import ssl
 import time
 from contextlib import asynccontextmanager, suppress
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 ADMIN_TIMEOUT_MS = 15_000
 LOOK_SECONDS = 0.5
 """How often a producer that does not answer is looked at: whether it is alive."""
+BACKOFF_SECONDS = (0.2, 10.0)
+"""First and longest pause between two attempts to reach Kafka; each is shortened at random by up to half."""
 STOP_SECONDS = 5.0
 """How long each step of closing a producer may take."""
 
@@ -107,6 +110,12 @@ def _ssl_context(kafka: KafkaSettings) -> ssl.SSLContext:
                 "has one."
             ) from error
     return context
+
+
+def backoff(attempt: int) -> float:
+    """Return seconds to wait before attempt number `attempt` (from 0): exponential, bounded, with jitter."""
+    first, longest = BACKOFF_SECONDS
+    return min(longest, first * 2.0 ** min(attempt, 16)) * random.uniform(0.5, 1)  # noqa: S311 - not a secret
 
 
 def words(error: BaseException) -> str:

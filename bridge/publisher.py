@@ -25,10 +25,11 @@ from bridge.backlog import Backlog
 from bridge.config_sections import KafkaSettings
 from bridge.event import Delivery
 from bridge.journal_file import Group, Parked
+from bridge.kafka import backoff
 from bridge.metrics import Metrics
 from bridge.normalize import Normalizer
 from bridge.recent import KEPT
-from bridge.sender import Prepared, Sender, backoff
+from bridge.sender import Prepared, Sender, Verdicts
 
 WINDOW_EVENTS = 1000
 """About how many events are sent at once: enough for full batches, few enough to be repeated after a crash."""
@@ -63,13 +64,14 @@ class Window(NamedTuple):
 class Publisher:
     """Moves events from a backlog to Kafka until it is stopped."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - one for each part that it joins
         self,
         backlog: Backlog,
         normalizer: Normalizer,
         settings: KafkaSettings,
         metrics: Metrics,
         provision: Callable[[], Awaitable[None]],
+        make_sender: Callable[..., Sender] = Sender,
     ) -> None:
         """`provision` makes or verifies the topics; it is tried until Kafka answers, before the first event."""
         self._backlog = backlog
@@ -77,7 +79,8 @@ class Publisher:
         self._settings = settings
         self._metrics = metrics
         self._provision = provision
-        self._sender = Sender(settings, metrics, self._kafka_is)
+        self._make_sender = make_sender
+        self._sender = make_sender(settings, metrics, self._kafka_is)
         self._ready: deque[Window] = deque()
         self._ready_events = self._ready_bytes = 0
         self._news = asyncio.Event()
@@ -200,7 +203,7 @@ class Publisher:
             if not flowing:
                 return [held[index] for index in sorted(held)]
             verdicts = await self._sender.send(flowing)
-            self._count(verdicts.sent)
+            self._count(verdicts)
             if len(verdicts.sent) == len(flowing) and not held:
                 return []
             for topic, (_, words) in verdicts.refused.items():
@@ -216,7 +219,8 @@ class Publisher:
         event = self._normalizer.dead_letter(prepared.delivery, reason, words)
         return Prepared(event, prepared.delivery)
 
-    def _count(self, sent: Sequence[Prepared]) -> None:
+    def _count(self, verdicts: Verdicts) -> None:
+        sent = verdicts.sent
         now = time.time() * 1000
         for topic, count in Counter(event.topic for event, _ in sent).items():
             self._metrics.records.labels(topic).inc(count)
@@ -226,7 +230,9 @@ class Publisher:
             self._metrics.publish_seconds.observe((now - event.received_ms) / 1000)
         if self._metrics.tracing is not None:
             self._metrics.tracing.published(sent)
-        self._metrics.recent.published((event for event, _ in sent[-KEPT:]), now)
+        events = [event for event, _ in sent]
+        self._metrics.published(events, now)
+        self._metrics.recent.published(events[-KEPT:], verdicts.places, now)
 
     def _report_parked(self) -> None:
         self._metrics.parked.clear()
@@ -257,7 +263,7 @@ class Publisher:
 
     async def _mend(self, topic: str) -> None:
         """Send what is parked for a topic, oldest first, over a producer of its own; then let the topic flow again."""
-        sender = Sender(self._settings, self._metrics)
+        sender = self._make_sender(self._settings, self._metrics)
         attempt = MEND_FIRST_ATTEMPT
         try:
             while True:
@@ -283,9 +289,10 @@ class Publisher:
         """Send parked deliveries once; return those that are on Kafka now."""
         events = [Prepared(self._normalizer.event(each.delivery), each.delivery) for each in parked]
         verdicts = await sender.send(events)
-        sent = verdicts.sent
+        self._count(verdicts)
+        done = {id(each.delivery) for each in verdicts.sent}
         if verdicts.rejected:
-            sent += (await sender.send([self._dead_letter(*each) for each in verdicts.rejected])).sent
-        self._count(sent)
-        done = {id(each.delivery) for each in sent}
+            dead = await sender.send([self._dead_letter(*each) for each in verdicts.rejected])
+            self._count(dead)
+            done |= {id(each.delivery) for each in dead.sent}
         return [each for each in parked if id(each.delivery) in done]

@@ -11,7 +11,6 @@ aiokafka numbers a batch before it is sent, so a batch that failed leaves a gap 
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -38,15 +37,14 @@ from aiokafka.partitioner import murmur2
 
 from bridge.config_sections import KafkaSettings
 from bridge.event import Delivery, Event
-from bridge.kafka import abandon, answers, client_options, has_died, words
+from bridge.kafka import abandon, answers, backoff, client_options, has_died, words
 from bridge.metrics import Metrics
+from bridge.recent import KEPT, Place
 
 BATCH_BYTES = 512 * 1024
 """Size of a produce batch: half of what a topic takes by default, so that headers and framing always fit."""
 STALL_SECONDS = 10.0
 """How long a topic may stay silent while others are confirmed before its events are parked."""
-BACKOFF_SECONDS = (0.2, 10.0)
-"""First and longest pause between two attempts to reach Kafka; each is shortened at random by up to half."""
 METADATA_SECONDS = 3.0
 """How long topics may take to be found among Kafka's: all together, for those that are found wait for the others."""
 
@@ -91,9 +89,11 @@ class Verdicts:
 
     `sent`: confirmed. `again`: unknown, to be sent again. `refused`: by topic, its events and Kafka's words.
     `rejected`: can never be taken, with a dead letter's reason and Kafka's words.
+    `places` tells where the last of `sent` lie, at most KEPT of them.
     """
 
     sent: list[Prepared] = field(default_factory=list)
+    places: list[Place] = field(default_factory=list)
     again: list[Prepared] = field(default_factory=list)
     refused: dict[str, tuple[list[Prepared], str]] = field(default_factory=dict)
     rejected: list[tuple[Prepared, str, str]] = field(default_factory=list)
@@ -115,12 +115,6 @@ class _Batch:
         if self.future is None or not self.future.done() or self.future.cancelled():
             return None
         return self.future.exception() or True
-
-
-def backoff(attempt: int) -> float:
-    """Return seconds to wait before attempt number `attempt` (from 0): exponential, bounded, with jitter."""
-    first, longest = BACKOFF_SECONDS
-    return min(longest, first * 2.0 ** min(attempt, 16)) * random.uniform(0.5, 1)  # noqa: S311 - not a secret
 
 
 class Sender:
@@ -291,6 +285,7 @@ class Sender:
                 verdicts.refuse(prepared, f"silent for {STALL_SECONDS:.0f} seconds while other topics were confirmed")
             else:
                 verdicts.again.append(prepared)
+        verdicts.places = _places(placed)
         return verdicts
 
     async def close(self) -> None:
@@ -298,3 +293,18 @@ class Sender:
         producer, self._producer = self._producer, None
         if producer is not None:
             await abandon(producer)
+
+
+def _places(placed: Sequence[_Batch | None]) -> list[Place]:
+    """Return where the last events that were confirmed lie: only those are shown to anybody."""
+    places: list[Place] = []
+    left: dict[int, int] = {}
+    for batch in reversed(placed):
+        if batch is None or batch.future is None or batch.outcome() is not True:
+            continue
+        ahead = left[id(batch)] = left.get(id(batch), batch.builder.record_count()) - 1
+        base = batch.future.result().offset
+        places.append(Place(batch.partition, base + ahead if base >= 0 else None))
+        if len(places) == KEPT:
+            break
+    return places[::-1]

@@ -12,20 +12,20 @@ import typer
 
 from bridge import config
 from bridge.cli.output import AsJson, ConfigFile, moment, progress, show_rows, write_line
-from bridge.cli.publishing import send_all
+from bridge.cli.publishing import send_all, sender_of
 from bridge.contract import DEAD_LETTER, Contract
 from bridge.dead_letters import Chosen, DeadLetter
 from bridge.errors import BridgeError
 from bridge.kafka_reader import reading
-from bridge.metrics import Metrics
 from bridge.normalize import Normalizer
-from bridge.sender import Prepared, Sender
+from bridge.sender import Prepared
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from typing import Any
 
     from bridge.config import Settings
+    from bridge.sender import Sender
 
 CHUNK = 200
 """How many are sent at once."""
@@ -195,8 +195,9 @@ async def _collect(settings: Settings, chosen: Chosen) -> list[DeadLetter]:
 
 
 async def _replay(settings: Settings, chosen: Chosen, *, publish: bool) -> _Outcome:
-    normalizer = Normalizer(Contract.load(settings.topics.prefix))
-    sender = Sender(settings.kafka, Metrics())
+    contract = Contract.load(settings.topics.prefix)
+    normalizer = Normalizer(contract)
+    sender = await sender_of(settings, contract)
     outcome = _Outcome()
     chunk: list[tuple[DeadLetter, Prepared]] = []
     try:

@@ -11,15 +11,14 @@ from yarl import URL
 
 from bridge import config
 from bridge.cli.output import AsJson, ConfigFile, moment, piped, progress, show_rows
-from bridge.cli.publishing import send_all
+from bridge.cli.publishing import send_all, sender_of
 from bridge.contract import Contract
 from bridge.errors import BridgeError
 from bridge.gumlet_api import GumletApi, Webhook, gumlet_api
 from bridge.kafka_reader import reading
-from bridge.metrics import Metrics
 from bridge.normalize import Normalizer
 from bridge.reconcile import Findings, Missing, OnKafka, from_history, from_lists, in_order, made
-from bridge.sender import Prepared, Sender
+from bridge.sender import Prepared
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,7 +81,7 @@ async def _reconcile(
         if missing and not yes:
             show_rows([each.line("would be published") for each in missing] + unknowable, COLUMNS, as_json=False)
             typer.confirm(f"Publish these {len(missing)}?", abort=True, err=True)
-        rows = await _publish(settings, api, missing, Normalizer(contract))
+        rows = await _publish(settings, api, missing, contract)
     published = sum(row["outcome"] == "published" for row in rows)
     failed = sum(str(row["outcome"]).startswith("failed") for row in rows)
     gone = len(rows) - published - failed + len(unknowable)
@@ -142,10 +141,11 @@ def source_of(url: str) -> str:
 
 
 async def _publish(
-    settings: Settings, api: GumletApi, missing: list[Missing], normalizer: Normalizer
+    settings: Settings, api: GumletApi, missing: list[Missing], contract: Contract
 ) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    sender = Sender(settings.kafka, Metrics())
+    normalizer = Normalizer(contract)
+    sender = await sender_of(settings, contract)
     last_ms = 0
     try:
         with progress("events made and published", len(missing)) as move_on:

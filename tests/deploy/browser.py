@@ -43,6 +43,11 @@ class Browser:
         """Run JavaScript in the page and return what it returns."""
         return self._call("POST", f"{self._session}/execute/sync", {"script": script, "args": []})
 
+    def run_async(self, script: str) -> Any:
+        """Run JavaScript that hands its result to `done`, and return that."""
+        script = f"const done = arguments[arguments.length - 1]; {script}"
+        return self._call("POST", f"{self._session}/execute/async", {"script": script, "args": []})
+
     def text(self, selector: str) -> str:
         """Return the text of what a selector finds first, as it is rendered."""
         return str(self.run(f"return document.querySelector({json.dumps(selector)}).innerText"))

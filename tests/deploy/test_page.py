@@ -16,6 +16,7 @@ from tests.daemon import TOKEN, Daemon, request, wait_for
 from tests.deploy.browser import Browser, chromium
 from tests.deploy.tools import ROOT
 
+AXE = ROOT / "tests" / "node" / "node_modules" / "axe-core" / "axe.min.js"
 EXAMPLE = ROOT / "schemas" / "examples" / "video.status.ready" / "full.in.json"
 
 
@@ -34,7 +35,7 @@ def daemon(tmp_path: Path, embedded_broker: Broker, prefix: str) -> Iterator[Dae
 
 
 def test_a_delivery_appears_on_the_page(browser: Browser, daemon: Daemon) -> None:
-    """What is posted while the page is open is seen on it, with its topic, asset, id and time; so are failures."""
+    """What is posted while the page is open is seen on it, with type, asset, place, id and times; so are failures."""
     browser.open(daemon.admin + "/")
     wait_for(lambda: browser.text("#line") == "live", what="the stream")
     assert browser.text("#published tbody") == "none"
@@ -44,8 +45,9 @@ def test_a_delivery_appears_on_the_page(browser: Browser, daemon: Daemon) -> Non
     assert daemon.post(b"{}", token="wrong").status == 401
     wait_for(lambda: body["asset_id"] in browser.text("#published tbody"), what="the delivery on the page")
     row = browser.text("#published tbody")
-    assert f"{daemon.settings['topics_prefix']}video.status.ready" in row
-    assert re.search(r"[0-9a-f]{32}", row)
+    place = re.escape(f"{daemon.settings['topics_prefix']}video.status.ready") + r"-[0-3]-0"
+    assert re.search(rf"\bvideo\.status\.ready\s+{body['asset_id']}\s+{place}\s+[0-9a-f]{{32}}", row)
+    assert re.search(r"\d+ ms\s+\d+ ms$", row)
     wait_for(lambda: "invalid_json" in browser.text("#dead_letters tbody"), what="the dead letter on the page")
     wait_for(lambda: "token_wrong" in browser.text("#refused tbody"), what="the refusal on the page")
     assert browser.text("#ready") == "yes"
@@ -102,6 +104,25 @@ def test_page_fits_and_can_be_read(browser: Browser, daemon: Daemon, scheme: str
     unnamed = "return [...document.querySelectorAll('table')].filter((t) => !t.caption).length"
     assert browser.run(unnamed) == 0
     assert browser.run("return document.documentElement.lang") == "en"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_page_has_no_barrier(browser: Browser, daemon: Daemon, scheme: str) -> None:
+    """axe-core, which knows WCAG and good practice, finds nothing on the full page in either scheme."""
+    if not AXE.exists():
+        pytest.skip("NOT CHECKED: tests/node is without its packages; `make check` installs them where npm is")
+    browser.emulate(command="Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+    browser.open(daemon.admin + "/")
+    assert daemon.post(EXAMPLE.read_bytes()).status == 200
+    daemon.post(b"{}", token="wrong")
+    daemon.post(b"no json")
+    wait_for(lambda: "invalid_json" in browser.text("#dead_letters tbody"), what="the dead letter")
+    browser.run("document.querySelector('details').open = true")
+    browser.run(AXE.read_text())
+    found = browser.run_async(
+        "axe.run().then((r) => done(r.violations.map((v) => [v.id, v.nodes.map((n) => n.html)])))"
+    )
+    assert found == []
 
 
 def test_page_may_load_nothing_from_elsewhere(daemon: Daemon) -> None:

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,19 +23,20 @@ BUILD_SECONDS = 900
 
 
 class GoTool(NamedTuple):
-    """A command that Go builds: its package, its pinned version, and what the build calls the file."""
+    """A command that Go builds: its package and its pinned version."""
 
     package: str
     version: str
-    built_as: str
 
 
 GO_TOOLS = {
     # What `docker compose` reads files with, without the engine.
-    "compose-spec": GoTool("github.com/compose-spec/compose-go/v2/cmd", "v2.16.2", "cmd"),
-    "kubectl-validate": GoTool("sigs.k8s.io/kubectl-validate", "v0.0.4", "kubectl-validate"),
-    "kube-score": GoTool("github.com/zegl/kube-score/cmd/kube-score", "v1.20.0", "kube-score"),
+    "compose-spec": GoTool("github.com/compose-spec/compose-go/v2/cmd", "v2.16.2"),
+    "kubectl-validate": GoTool("sigs.k8s.io/kubectl-validate", "v0.0.4"),
+    "kube-score": GoTool("github.com/zegl/kube-score/cmd/kube-score", "v1.20.0"),
+    "promtool": GoTool("github.com/prometheus/prometheus/cmd/promtool", "v0.316.0"),
 }
+KUBERNETES = "k8s.io/kubernetes@v1.37.2"
 PROMETHEUS_OPERATOR = "github.com/prometheus-operator/prometheus-operator@v0.85.0"
 
 
@@ -45,25 +47,39 @@ def tool(name: str) -> str:
         return found
     if name not in GO_TOOLS:
         pytest.skip(f"NOT CHECKED: there is no {name} on this machine")
-    package, version, built_as = GO_TOOLS[name]
+    package, version = GO_TOOLS[name]
     path = TOOLS / f"{name}-{version}"
     if not path.exists():
         if shutil.which("go") is None:
             pytest.skip(f"NOT CHECKED: there is neither {name} nor a Go to build it with")
-        building = TOOLS / f"building-{name}"
-        built = subprocess.run(
-            ["go", "install", f"{package}@{version}"],
-            env=os.environ | {"GOBIN": str(building), "GOFLAGS": "-buildvcs=false"},
-            capture_output=True,
-            text=True,
-            timeout=BUILD_SECONDS,
-            check=False,
-        )
-        if built.returncode:
-            pytest.skip(f"NOT CHECKED: {name} could not be built: {built.stderr.strip().splitlines()[-1]}")
-        (building / built_as).replace(path)
-        building.rmdir()
+        with tempfile.TemporaryDirectory() as directory:
+            # As a dependency of nothing: `go install` refuses a module whose go.mod excludes or replaces others.
+            for step in (["mod", "init", "tools"], ["get", f"{package}@{version}"], ["build", "-o", path, package]):
+                done = subprocess.run(
+                    ["go", *step],
+                    cwd=directory,
+                    env=os.environ | {"GOFLAGS": "-buildvcs=false"},
+                    capture_output=True,
+                    text=True,
+                    timeout=BUILD_SECONDS,
+                    check=False,
+                )
+                if done.returncode:
+                    pytest.skip(f"NOT CHECKED: {name} could not be built: {done.stderr.strip().splitlines()[-1]}")
     return str(path)
+
+
+@functools.cache
+def kubernetes_schemas() -> Path:
+    """Return a folder with what the API server of KUBERNETES publishes of its types, laid out for kubectl-validate."""
+    folder = TOOLS / f"openapi-{KUBERNETES.rpartition('@')[2]}"
+    if not folder.exists():
+        for path in (_module(KUBERNETES) / "api" / "openapi-spec" / "v3").glob("*__v*_openapi.json"):
+            # apis__apps__v1_openapi.json is the schema of apis/apps/v1
+            target = folder / (path.name.removesuffix("_openapi.json").replace("__", "/") + ".json")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+    return folder
 
 
 @functools.cache
@@ -71,23 +87,28 @@ def prometheus_operator_crds() -> Path:
     """Return a folder with the definitions of ServiceMonitor and PrometheusRule, as their operator publishes them."""
     folder = TOOLS / f"crds-{PROMETHEUS_OPERATOR.rpartition('@')[2]}"
     if not folder.exists():
-        if shutil.which("go") is None:
-            pytest.skip("NOT CHECKED: no Go to get the definitions of the Prometheus operator with")
-        got = subprocess.run(
-            ["go", "mod", "download", "-json", PROMETHEUS_OPERATOR],
-            cwd="/",
-            capture_output=True,
-            text=True,
-            timeout=BUILD_SECONDS,
-            check=False,
-        )
-        if got.returncode:
-            pytest.skip("NOT CHECKED: the definitions of the Prometheus operator could not be had")
-        source = Path(json.loads(got.stdout)["Dir"]) / "example" / "prometheus-operator-crd"
+        source = _module(PROMETHEUS_OPERATOR) / "example" / "prometheus-operator-crd"
         folder.mkdir(parents=True)
         for name in ("servicemonitors", "prometheusrules"):
             shutil.copyfile(source / f"monitoring.coreos.com_{name}.yaml", folder / f"{name}.yaml")
     return folder
+
+
+def _module(module: str) -> Path:
+    """Return where Go keeps a module's files, got from its proxy if need be; skip the test when it cannot be had."""
+    if shutil.which("go") is None:
+        pytest.skip(f"NOT CHECKED: no Go to get {module} with")
+    got = subprocess.run(
+        ["go", "mod", "download", "-json", module],
+        cwd="/",
+        capture_output=True,
+        text=True,
+        timeout=BUILD_SECONDS,
+        check=False,
+    )
+    if got.returncode:
+        pytest.skip(f"NOT CHECKED: {module} could not be had")
+    return Path(json.loads(got.stdout)["Dir"])
 
 
 def run(*command: str | Path, data: str | None = None, cwd: Path = ROOT) -> str:

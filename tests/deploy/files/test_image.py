@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,11 @@ def final_stage() -> list[tuple[str, str]]:
 def compose() -> dict[str, Any]:
     """Read the compose file as `docker compose` would."""
     return dict(json.loads(run(tool("compose-spec"), "-format", "json", "compose.yaml", cwd=DEPLOY)))
+
+
+def test_dockerfile_is_clean_by_its_linter() -> None:
+    """hadolint, with its ShellCheck of what RUN runs, has nothing to say."""
+    run(Path(sysconfig.get_path("scripts")) / "hadolint", "--failure-threshold=style", DEPLOY / "Dockerfile")
 
 
 def test_image_runs_as_a_numeric_user_who_is_not_root() -> None:

@@ -10,12 +10,10 @@ import pytest
 import yaml
 
 from tests.deploy.files.test_image import known_variables
-from tests.deploy.tools import DEPLOY, prometheus_operator_crds, run, tool
+from tests.deploy.tools import DEPLOY, kubernetes_schemas, prometheus_operator_crds, run, tool
 
 KUBERNETES = DEPLOY / "kubernetes"
 OVERLAYS = sorted(path.parent.name for path in KUBERNETES.glob("overlays/*/kustomization.yaml"))
-SCHEMAS_OF = "1.30"
-"""The newest version whose schemas kubectl-validate carries."""
 NOT_ASKED = (
     "container-image-pull-policy",  # a tag names one image for ever here; pulling it again finds nothing new
     "statefulset-has-host-podantiaffinity",  # the topology spread does this, and lets a small cluster run it
@@ -37,6 +35,18 @@ def objects(rendered: Path) -> dict[str, dict[str, Any]]:
     return {f"{each['kind']}/{each['metadata']['name']}": each for each in yaml.safe_load_all(rendered.read_text())}
 
 
+def validate(path: Path) -> None:
+    """Have objects judged by the API server's own rules, with the types of a current Kubernetes and of the operator."""
+    schemas, crds = kubernetes_schemas(), prometheus_operator_crds()
+    run(tool("kubectl-validate"), "--local-schemas", schemas, "--local-crds", crds, path)
+
+
+def keeps_the_policies(path: Path) -> None:
+    """Have kube-score look for what a cluster's keepers ask for."""
+    ignored = [word for each in NOT_ASKED for word in ("--ignore-test", each)]
+    run(tool("kube-score"), "score", *ignored, "--exit-one-on-warning", "--output-format", "ci", path)
+
+
 def workload(objects: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Return the StatefulSet or Deployment."""
     (found,) = [each for name, each in objects.items() if name in ("StatefulSet/bridge", "Deployment/bridge")]
@@ -45,28 +55,63 @@ def workload(objects: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 def test_overlay_is_valid_by_the_schemas(rendered: Path) -> None:
     """A misspelt or misplaced field, which a cluster would refuse or drop, is found here."""
-    crds = prometheus_operator_crds()
-    run(tool("kubectl-validate"), "--version", SCHEMAS_OF, "--local-crds", crds, rendered)
+    validate(rendered)
 
 
 def test_secret_example_is_valid() -> None:
     """What people copy works, and holds no secret."""
     path = KUBERNETES / "secret.example.yaml"
-    run(tool("kubectl-validate"), "--version", SCHEMAS_OF, path)
+    validate(path)
     assert yaml.safe_load(path.read_text())["stringData"] == {"tokens": "replace-this-with-a-random-token\n"}
+
+
+def test_example_of_a_drain_is_one_that_a_cluster_takes() -> None:
+    """Valid, within the policies, fit for the restricted namespace; its settings exist."""
+    path = KUBERNETES / "drain.example.yaml"
+    validate(path)
+    keeps_the_policies(path)
+    job, _ = yaml.safe_load_all(path.read_text())
+    pod = job["spec"]["template"]["spec"]
+    fit_for_a_restricted_namespace(pod)
+    assert {each["name"] for each in pod["containers"][0]["env"]} <= known_variables()
+
+
+def test_drain_finds_the_replicas_journal_and_gets_no_deliveries(objects: dict[str, dict[str, Any]]) -> None:
+    """The claim, the mount and the folder are those of a replica that is gone; no Service chooses the Job's pod."""
+    job, policy = yaml.safe_load_all((KUBERNETES / "drain.example.yaml").read_text())
+    template = job["spec"]["template"]
+    (container,) = template["spec"]["containers"]
+    (replica,) = workload(objects)["spec"]["template"]["spec"]["containers"]
+    mounts = {each["name"]: each["mountPath"] for each in replica["volumeMounts"]}
+    assert {each["name"]: each["mountPath"] for each in container["volumeMounts"]}.items() <= mounts.items()
+    directory = next(each["value"] for each in replica["env"] if each["name"] == "BRIDGE_JOURNAL_DIR")
+    assert container["args"][:4] == ["journal", "drain", "--dir", directory]
+    assert container["image"].partition(":")[0] == replica["image"].partition(":")[0]
+    for claim in workload(objects)["spec"].get("volumeClaimTemplates", []):
+        name = f"{claim['metadata']['name']}-{workload(objects)['metadata']['name']}-3"
+        assert template["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"] == name
+        assert claim["spec"]["accessModes"] == ["ReadWriteOncePod"]
+    for name, each in objects.items():
+        if name.startswith("Service/"):
+            assert not each["spec"]["selector"].items() <= template["metadata"]["labels"].items()
+    assert policy["spec"]["podSelector"]["matchLabels"] == template["metadata"]["labels"]
 
 
 def test_overlay_keeps_the_policies(rendered: Path) -> None:
     """kube-score finds limits, probes, policies, budgets and security contexts as they should be."""
-    ignored = [word for each in NOT_ASKED for word in ("--ignore-test", each)]
-    run(tool("kube-score"), "score", *ignored, "--exit-one-on-warning", "--output-format", "ci", rendered)
+    keeps_the_policies(rendered)
 
 
 def test_pods_may_run_in_a_restricted_namespace(objects: dict[str, dict[str, Any]]) -> None:
     """What the restricted Pod Security standard asks for is said by the pod, and the namespace asks for it."""
-    pod = workload(objects)["spec"]["template"]["spec"]
-    (container,) = pod["containers"]
+    fit_for_a_restricted_namespace(workload(objects)["spec"]["template"]["spec"])
     assert objects["Namespace/gumlet"]["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    assert objects["ServiceAccount/bridge"]["automountServiceAccountToken"] is False
+
+
+def fit_for_a_restricted_namespace(pod: dict[str, Any]) -> None:
+    """Find in a pod what the restricted Pod Security standard asks for."""
+    (container,) = pod["containers"]
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert container["securityContext"] == {
@@ -75,7 +120,6 @@ def test_pods_may_run_in_a_restricted_namespace(objects: dict[str, dict[str, Any
         "capabilities": {"drop": ["ALL"]},
     }
     assert pod["automountServiceAccountToken"] is False
-    assert objects["ServiceAccount/bridge"]["automountServiceAccountToken"] is False
 
 
 def test_image_has_one_tag_that_is_not_latest(objects: dict[str, dict[str, Any]]) -> None:
