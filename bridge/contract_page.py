@@ -58,6 +58,7 @@ schemas bundle DIRECTORY` writes each schema as one file that needs no other. `c
 | `ce_subject` | the key; absent where there is none, or where it holds a control character |
 | `ce_time` | when the bridge received it (RFC 3339, UTC): Gumlet does not say when it happened |
 | `ce_dataschema` | `urn:gumlet-kafka-bridge:<event type>:<version>` |
+| `ce_origin` | `reconciliation`: never delivered, made by `bridge reconcile` from Gumlet's API; absent otherwise |
 | `ce_specversion`, `content-type` | `1.0`, `application/json` |
 | `__value_schema_id` | only in the wire format `header`: a byte of one, then the 16 bytes of the schema's GUID |
 
@@ -66,7 +67,8 @@ schemas bundle DIRECTORY` writes each schema as one file that needs no other. `c
    what Kafka did not confirm. A repeat has the same `ce_id` (and source), the same key and so the same partition; its
    `ce_time` may differ. Remember the ids that you have handled, as long as a repeat can come (Gumlet tries for 24
    hours), or make handling twice do no harm. Two real events with the same content (two `repackaged` in a row) share
-   an id.
+   an id. What `bridge reconcile` made (`ce_origin: reconciliation`) has an id of its source, type and asset, and the
+   time at which it was made: should the delivery come all the same, it has another id.
 2. **Order is per key and topic,** and it is the order of receipt. Gumlet promises none and retries half an hour
    later, so an older event can arrive after a newer one. Between topics there is no order. With several replicas of
    the bridge there is none between two events that different replicas received. Take a state from the latest record

@@ -20,8 +20,9 @@ from aiokafka import AIOKafkaProducer
 from bridge.config_sections import RegistrySettings
 from bridge.contract import Contract, Topic
 from bridge.errors import RegistryFails
+from bridge.kafka import backoff
 from bridge.registry import Registry, registry, subject_of, tls_context
-from bridge.sender import Prepared, Sender, backoff
+from bridge.sender import Prepared, Sender
 from bridge.wire import guid_header, id_prefix
 
 _log = structlog.stdlib.get_logger()
