@@ -82,7 +82,7 @@ async def test_topic_deleted_and_restored(chaos: Chaos) -> None:
             load = chaos.load(daemon, chaos.scaled(700, 4000))
             await asyncio.to_thread(load.finish)
             parked = await asyncio.to_thread(parked_alone, chaos, daemon, load, missing)
-            chaos.load(daemon, chaos.scaled(700, 4000), rate=500)
+            chaos.load(daemon, chaos.scaled(1500, 5000), rate=500)
             chaos.past(daemon, 300)  # the topic comes back in the middle of assets' lives: their order is at stake
             await admin.create_topics([NewTopic(missing, 3, 1)])
         finally:
@@ -108,7 +108,7 @@ async def test_authorization_taken_away_and_given_back(chaos: Chaos) -> None:
         load = chaos.load(daemon, chaos.scaled(700, 4000))
         await asyncio.to_thread(load.finish)
         parked = await asyncio.to_thread(parked_alone, chaos, daemon, load, denied)
-        chaos.load(daemon, chaos.scaled(700, 4000), rate=500)
+        chaos.load(daemon, chaos.scaled(1500, 5000), rate=500)
         chaos.past(daemon, 300)
         everything = AclBindingFilter(*rule[:3], None, None, AclOperation.ANY, AclPermissionType.ANY)  # type: ignore[arg-type]
         for removed in admin.delete_acls([everything]).values():
