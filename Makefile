@@ -25,7 +25,7 @@ test: $(DEV)  ## Run all tests, on the embedded broker and on Apache Kafka; ARGS
 	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(ARGS)
 
 chaos: $(DEV)  ## Break everything around the bridge, and show that nothing is lost; CHAOS_SEED=n to repeat a run
-	@CHAOS=long $(BIN)/python -m pytest tests/chaos tests/integration/test_security.py -q $(ARGS)
+	@CHAOS=long $(BIN)/python -m pytest tests/chaos tests/integration/test_security.py tests/integration/test_limits.py -q $(ARGS)
 
 bench: $(DEV)  ## Measure cost, tail, backlog and start beside a bare aiohttp handler (about 5 minutes)
 	@mkdir -p .cache

@@ -1,4 +1,6 @@
-"""How every client of the bridge reaches Kafka: the settings, as aiokafka's keyword arguments.
+"""How every client of the bridge reaches Kafka, and what its errors mean.
+
+The settings, as aiokafka's keyword arguments; which errors concern a topic, which an event; the end of a producer.
 
 The one place that asks for Kafka's secrets. Certificates are read when a client is made; an OAuth token is read from
 its file at each connection, so that whoever renews the file needs to tell nobody.
@@ -16,7 +18,19 @@ from typing import TYPE_CHECKING, Any
 from aiokafka import AIOKafkaProducer
 from aiokafka.abc import AbstractTokenProvider
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import ProducerClosed
+from aiokafka.errors import (
+    InvalidTimestampError,
+    InvalidTopicError,
+    LeaderNotAvailableError,
+    MessageSizeTooLargeError,
+    NotLeaderForPartitionError,
+    PolicyViolationError,
+    ProducerClosed,
+    RecordListTooLargeError,
+    TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
 
 from bridge.errors import ConfigError
 
@@ -33,6 +47,23 @@ BACKOFF_SECONDS = (0.2, 10.0)
 """First and longest pause between two attempts to reach Kafka; each is shortened at random by up to half."""
 STOP_SECONDS = 5.0
 """How long each step of closing a producer may take."""
+
+InvalidRecord = for_code(87)
+"""The broker checked the record itself and refused it (KIP-467)."""
+
+TOPIC_ERRORS = (
+    TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
+    NotLeaderForPartitionError,
+    LeaderNotAvailableError,
+    InvalidTopicError,
+    PolicyViolationError,
+    # A clock that jumped: the topic takes the event when its time has come, or the clock is mended.
+    InvalidTimestampError,
+)
+"""The topic refuses, for now at least; other topics may flow."""
+EVENT_ERRORS = (MessageSizeTooLargeError, RecordListTooLargeError, InvalidRecord)
+"""Something in the batch can never be taken."""
 
 
 class TokenFile(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has no types

@@ -20,24 +20,22 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import structlog
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import (
-    InvalidTimestampError,
-    InvalidTopicError,
-    KafkaError,
-    LeaderNotAvailableError,
-    MessageSizeTooLargeError,
-    NotLeaderForPartitionError,
-    PolicyViolationError,
-    RecordListTooLargeError,
-    TopicAuthorizationFailedError,
-    UnknownTopicOrPartitionError,
-    for_code,
-)
+from aiokafka.errors import KafkaError, TopicAuthorizationFailedError, UnknownTopicOrPartitionError
 from aiokafka.partitioner import murmur2
 
 from bridge.config_sections import KafkaSettings
 from bridge.event import Delivery, Event
-from bridge.kafka import abandon, answers, backoff, client_options, has_died, words
+from bridge.kafka import (
+    EVENT_ERRORS,
+    TOPIC_ERRORS,
+    InvalidRecord,
+    abandon,
+    answers,
+    backoff,
+    client_options,
+    has_died,
+    words,
+)
 from bridge.metrics import Metrics
 from bridge.recent import KEPT, Place
 
@@ -47,23 +45,6 @@ STALL_SECONDS = 10.0
 """How long a topic may stay silent while others are confirmed before its events are parked."""
 METADATA_SECONDS = 3.0
 """How long topics may take to be found among Kafka's: all together, for those that are found wait for the others."""
-
-InvalidRecord = for_code(87)
-"""The broker checked the record itself and refused it (KIP-467)."""
-
-TOPIC_ERRORS = (
-    TopicAuthorizationFailedError,
-    UnknownTopicOrPartitionError,
-    NotLeaderForPartitionError,
-    LeaderNotAvailableError,
-    InvalidTopicError,
-    PolicyViolationError,
-    # A clock that jumped: the topic takes the event when its time has come, or the clock is mended.
-    InvalidTimestampError,
-)
-"""The topic refuses, for now at least; other topics may flow."""
-EVENT_ERRORS = (MessageSizeTooLargeError, RecordListTooLargeError, InvalidRecord)
-"""Something in the batch can never be taken."""
 
 _log = structlog.stdlib.get_logger()
 _murmur2 = lru_cache(maxsize=65_536)(murmur2)

@@ -157,6 +157,12 @@ class Daemon:
                 return float(line.rpartition(" ")[2])
         return 0.0
 
+    def memory_mib(self, which: str = "VmRSS") -> float:
+        """Return the memory that the process has resident, or with `VmHWM` the most it ever had."""
+        assert self.process is not None
+        told = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(told.partition(f"{which}:")[2].split()[0]) / 1024
+
     def drained(self) -> bool:
         """Tell whether nothing waits for Kafka."""
         return bool(self.status()["journal"]["deliveries"] == 0)

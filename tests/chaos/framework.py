@@ -14,7 +14,7 @@ import random
 import time
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,9 +43,9 @@ class Line(NamedTuple):
     published: int
     repeated: int
     lost: int
-    silence: float
-    drain: float
     took: float
+    silence: float = 0.0
+    drain: float = 0.0
     note: str = ""
 
 
@@ -130,6 +130,10 @@ class Chaos:
         """Wait for a random time."""
         time.sleep(self.moments.uniform(least, most))
 
+    def line(self, **figures: Any) -> None:
+        """Add the scenario's line to the table."""
+        self._lines.append(Line(self.scenario, took=time.monotonic() - self._began, **figures))
+
     async def verdict(
         self,
         daemon: Daemon,
@@ -155,25 +159,26 @@ class Chaos:
         for report in reports:
             refused.update(report["refused"])
             refused["no answer"] += report["connection_errors"]
-        self._lines.append(
-            Line(
-                self.scenario,
-                sum(report["sent"] for report in reports),
-                verdict.acknowledged,
-                ", ".join(f"{status}: {times}" for status, times in sorted(refused.items()) if times) or "-",
-                verdict.published,
-                max(0, verdict.repeated),
-                max(0, len(verdict.lost) - forgiven),
-                max((report["longest_silence_seconds"] for report in reports), default=0.0),
-                drain,
-                time.monotonic() - self._began,
-                ", ".join(filter(None, [note, f"{len(verdict.lost)} destroyed on disk" if forgiven else ""])),
-            )
+        self.line(
+            sent=sum(report["sent"] for report in reports),
+            acknowledged=verdict.acknowledged,
+            refused=in_words(refused),
+            published=verdict.published,
+            repeated=max(0, verdict.repeated),
+            lost=max(0, len(verdict.lost) - forgiven),
+            silence=max((report["longest_silence_seconds"] for report in reports), default=0.0),
+            drain=drain,
+            note=", ".join(filter(None, [note, f"{len(verdict.lost)} destroyed on disk" if forgiven else ""])),
         )
         assert len(verdict.lost) <= forgiven, f"{len(verdict.lost)} lost, for example {verdict.lost[:3]}"
         kept(verdict._replace(lost=[], disordered=[] if forgiven else verdict.disordered))
         dead = [record for record in records if record.topic == f"{self.prefix}dead-letter"]
         assert not dead, f"{len(dead)} good events became dead letters"
+
+
+def in_words(refused: Mapping[str, int]) -> str:
+    """Return how often what was answered in place of a 200."""
+    return ", ".join(f"{answer}: {times}" for answer, times in sorted(refused.items()) if times) or "-"
 
 
 def table(lines: Sequence[Line]) -> list[str]:
@@ -186,9 +191,9 @@ def table(lines: Sequence[Line]) -> list[str]:
         "published",
         "repeated",
         "lost",
+        "took s",
         "silence s",
         "drain s",
-        "took s",
         "note",
     )
     rows = [

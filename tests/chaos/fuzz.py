@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import random
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
-from tests.daemon import TOKEN
+from tests.daemon import TOKEN, Daemon
 
 GOOD = b'{"type":"video.status.created","asset_id":"5fd088e0a47da8246f1fb756","status":"queued"}'
 PACKED = (gzip.compress(b"\0" * 3_000_000, 1), gzip.compress(GOOD)[:-4], b"no gzip", gzip.compress(GOOD))
@@ -154,3 +157,38 @@ def _encoded(chance: random.Random) -> Fuzzed:
 def _token(chance: random.Random) -> Fuzzed:
     token = chance.choice(["", "x", TOKEN + " x", TOKEN[:-1], "x" * chance.randrange(6000), "\xe9" * 50])
     return Fuzzed(request(b"{}", "Content-Length: 2", token=token), close=True)
+
+
+def address(daemon: Daemon) -> tuple[str, int]:
+    """Return where the daemon's public port is."""
+    parts = urlsplit(daemon.public)
+    return str(parts.hostname), int(parts.port or 0)
+
+
+class Sender:
+    """A fuzzer's connections: one at a time, kept as long as the daemon keeps it."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._address = address(daemon)
+        self._connection: socket.socket | None = None
+
+    def send(self, data: bytes, *, close: bool, cut: bool = False) -> int | None:
+        """Send a request and return the status of its answer, None when there is none."""
+        if self._connection is None:
+            self._connection = socket.create_connection(self._address, timeout=30)
+        answer = b""
+        with contextlib.suppress(ConnectionError):
+            self._connection.sendall(data)
+            if cut:
+                self._connection.shutdown(socket.SHUT_WR)
+            while b"\r\n\r\n" not in answer and (chunk := self._connection.recv(65536)):
+                answer += chunk
+        if close or cut or b"connection: close" in answer.lower() or not answer:
+            self.close()
+        return int(answer[9:12]) if answer.startswith(b"HTTP/1.") else None
+
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None

@@ -58,7 +58,7 @@ async def test_sigterm_twice_under_load(chaos: Chaos) -> None:
 async def test_two_daemons_on_one_journal(chaos: Chaos) -> None:
     """The second daemon ends by name with "try again later" (75); the first one does not notice."""
     with chaos.bridge() as daemon:
-        chaos.load(daemon, chaos.scaled(500, 4000), rate=500)
+        chaos.load(daemon, chaos.scaled(500, 2000), rate=500)
         chaos.past(daemon, 100)
         second = chaos.bridge()
         second.log_file = chaos.directory / "second.log"

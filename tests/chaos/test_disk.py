@@ -59,9 +59,9 @@ async def test_disk_fails(chaos: Chaos, faults: Path, fault: str) -> None:
     """
     said = chaos.directory / "fault"
     with chaos.bridge(wrapper=["env", f"LD_PRELOAD={faults}", f"DISK_FAULT={said}"]) as daemon:
-        chaos.load(daemon, chaos.scaled(800, 6000), rate=500)
+        chaos.load(daemon, chaos.scaled(800, 3000), rate=500)
         wrongly = 0
-        for _ in range(chaos.scaled(1, 3)):
+        for _ in range(chaos.scaled(1, 2)):
             chaos.past(daemon, 200)
             said.write_text(fault)
             wrongly += no_longer_acknowledged(chaos, daemon)
@@ -87,8 +87,8 @@ def test_read_only_journal_is_told_at_start(chaos: Chaos, faults: Path) -> None:
 async def test_disk_full_and_freed(chaos: Chaos, small_disk: Path) -> None:
     """On a full disk deliveries are refused with 503; when there is room again, they flow."""
     with chaos.bridge(journal_dir=small_disk / "journal") as daemon:
-        chaos.load(daemon, chaos.scaled(1000, 6000), rate=500)
-        for _ in range(chaos.scaled(1, 4)):
+        chaos.load(daemon, chaos.scaled(1000, 3000), rate=500)
+        for _ in range(chaos.scaled(1, 3)):
             chaos.past(daemon, 200)
             subprocess.run(
                 ["dd", "if=/dev/zero", f"of={small_disk / 'filler'}", "bs=4096"], stderr=subprocess.DEVNULL, check=False

@@ -23,10 +23,10 @@ def proxy(victim: ApacheKafka) -> Iterator[Proxy]:
 async def test_network_slow(chaos: Chaos, proxy: Proxy) -> None:
     """A slow way to Kafka makes the journal deeper, the acknowledgements no slower, and loses nothing."""
     with chaos.bridge(f"127.0.0.1:{proxy.port}") as daemon:
-        chaos.load(daemon, chaos.scaled(1000, 5000), rate=400)
+        chaos.load(daemon, chaos.scaled(1000, 4000), rate=400)
         chaos.past(daemon, 200)
         proxy.mode = "slow"
-        time.sleep(chaos.scaled(2, 10))
+        time.sleep(chaos.scaled(2, 6))
         proxy.mode = "pass"
         await chaos.verdict(daemon)
 
@@ -34,8 +34,8 @@ async def test_network_slow(chaos: Chaos, proxy: Proxy) -> None:
 async def test_network_cut_in_a_request(chaos: Chaos, proxy: Proxy) -> None:
     """Connections reset in the middle of a produce request repeat some events, and lose none."""
     with chaos.bridge(f"127.0.0.1:{proxy.port}") as daemon:
-        chaos.load(daemon, chaos.scaled(1000, 8000), rate=500)
-        for cut in range(chaos.scaled(2, 15)):
+        chaos.load(daemon, chaos.scaled(1000, 6000), rate=500)
+        for cut in range(chaos.scaled(2, 12)):
             chaos.past(daemon, 50)
             load = chaos.loads[-1]
             proxy.cut(after=chaos.moments.randrange(1, 60_000))
@@ -50,7 +50,7 @@ async def test_network_half_open(chaos: Chaos, proxy: Proxy) -> None:
     Nor does a kill -9 of the daemon in the middle of it: what Kafka has not confirmed is still in the journal.
     """
     with chaos.bridge(f"127.0.0.1:{proxy.port}", kafka_delivery_timeout_seconds=2) as daemon:
-        chaos.load(daemon, chaos.scaled(1500, 5000), rate=300)
+        chaos.load(daemon, chaos.scaled(1500, 4000), rate=300)
         chaos.past(daemon, 200)
         proxy.mode = "half-open"
         time.sleep(chaos.scaled(5, 12))  # beyond the delivery's time-out

@@ -8,113 +8,21 @@ import socket
 import subprocess
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 
-from bridge.contract import Contract
-from bridge.drift import Drift
-from bridge.event import Delivery
-from bridge.normalize import Normalizer
 from tests.brokers import Broker
-from tests.chaos.framework import LONG, SEED, topics
-from tests.chaos.fuzz import GOOD, corpus, request
-from tests.checker import header, invalid, read_all
+from tests.chaos.framework import LONG, topics
+from tests.chaos.fuzz import GOOD, Sender, address, corpus, request
+from tests.checker import read_all
 from tests.daemon import BRIDGE, TOKEN, Daemon, environment, wait_for
 from tests.daemon import request as http
 
-SENDERS = 16
 HONEST_SECONDS = 5.0
 """Bound for the honest sender's slowest answer while others attack, on a machine with other work to do."""
-
-
-def address(daemon: Daemon) -> tuple[str, int]:
-    """Return where the daemon's public port is."""
-    parts = urlsplit(daemon.public)
-    return str(parts.hostname), int(parts.port or 0)
-
-
-def resident_mib(daemon: Daemon) -> float:
-    """Return the memory that the daemon has resident."""
-    assert daemon.process is not None
-    (kib,) = re.findall(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{daemon.process.pid}/status").read_text())
-    return int(kib) / 1024
-
-
-class Sender:
-    """A fuzzer's connections: one at a time, kept as long as the daemon keeps it."""
-
-    def __init__(self, daemon: Daemon) -> None:
-        self._address = address(daemon)
-        self._connection: socket.socket | None = None
-
-    def send(self, data: bytes, *, close: bool, cut: bool = False) -> int | None:
-        """Send a request and return the status of its answer, None when there is none."""
-        if self._connection is None:
-            self._connection = socket.create_connection(self._address, timeout=30)
-        answer = b""
-        with contextlib.suppress(ConnectionError):
-            self._connection.sendall(data)
-            if cut:
-                self._connection.shutdown(socket.SHUT_WR)
-            while b"\r\n\r\n" not in answer and (chunk := self._connection.recv(65536)):
-                answer += chunk
-        if close or cut or b"connection: close" in answer.lower() or not answer:
-            self.close()
-        return int(answer[9:12]) if answer.startswith(b"HTTP/1.") else None
-
-    def close(self) -> None:
-        """Close the connection, if there is one."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
-
-async def test_a_fuzzed_corpus(apache_kafka: Broker, tmp_path: Path, prefix: str) -> None:
-    """No answer is a 5xx, memory does not grow, and each acknowledged body is on Kafka in exactly one place, valid.
-
-    100,000 requests in `make chaos`, fewer here; the seed is CHAOS_SEED.
-    """
-    count = 100_000 if LONG else 3000
-    answers: Counter[int | None] = Counter()
-    owed: Counter[str] = Counter()
-    identify = Normalizer(Contract.load(prefix), Drift()).event
-    with Daemon(tmp_path, apache_kafka.bootstrap_servers, prefix) as daemon:
-
-        def attack(seed: int) -> list[tuple[int | None, bytes | None]]:
-            with contextlib.closing(Sender(daemon)) as sender:
-                return [
-                    (sender.send(fuzzed.request, close=fuzzed.close, cut=fuzzed.cut), fuzzed.body)
-                    for fuzzed in corpus(seed, count // (3 * SENDERS))
-                ]
-
-        grown_from = 0.0
-        for third in range(3):
-            with ThreadPoolExecutor(SENDERS) as senders:
-                first = SEED * 1000 + third * SENDERS
-                for status, body in chain.from_iterable(senders.map(attack, range(first, first + SENDERS))):
-                    answers[status] += 1
-                    if status == 200 and body is not None:
-                        owed[identify(Delivery(0, "default", body)).id] += 1
-            grown_from = grown_from or resident_mib(daemon)
-        assert not [status for status in answers if status is not None and status >= 500], answers
-        assert answers[200] > count // 2, answers
-        assert resident_mib(daemon) < grown_from + 40, "memory grows with what strangers send"
-        wait_for(daemon.drained, 120)
-        assert daemon.metric('bridge_deliveries_total{source="default",status="200"}') >= answers[200]
-        acknowledged = daemon.metric('bridge_deliveries_total{source="default",status="200"}')
-        records = await read_all(apache_kafka.bootstrap_servers, topics(prefix))
-        assert len(records) == acknowledged, f"{acknowledged} acknowledged, {len(records)} published: {answers}"
-        missing = owed - Counter(header(record, "ce_id") for record in records)
-        assert not missing, f"of {owed.total()} bodies {missing.total()} are nowhere"
-        assert invalid(records, Contract.load(prefix)) == []
-        assert not daemon.logged("internal_error")
 
 
 def honest(daemon: Daemon, count: int) -> float:
