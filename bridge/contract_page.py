@@ -42,8 +42,9 @@ schemas bundle DIRECTORY` writes each schema as one file that needs no other. `c
 
 ## The record
 - **Value**: a JSON object in UTF-8, valid against its topic's schema. Where the bridge is set to the wire format
-  `confluent`, a zero byte and the 4 bytes of the schema's id in the registry stand before it: Confluent's
-  deserializers read both, anybody else drops five bytes where the first is zero. JSON never begins with a zero byte.
+  `confluent`, a zero byte and the 4 bytes of the schema's id in the registry stand before it. Confluent's deserializers
+  take them off; anybody else drops five bytes where the first is zero, which in JSON it never is. After a change of
+  that setting a topic has records of both kinds.
 - **Key**: the topic's key below, in UTF-8; partitioned by murmur2, as Java's clients do. Where the key's property is
   absent, so is the key, and the record may be in any partition. Records never have a null value: no topic has
   tombstones.
@@ -66,9 +67,10 @@ schemas bundle DIRECTORY` writes each schema as one file that needs no other. `c
 1. **Repeats come.** Delivery is at least once: Gumlet sends again what it got no answer to, the bridge sends again
    what Kafka did not confirm. A repeat has the same `ce_id` (and source), the same key and so the same partition; its
    `ce_time` may differ. Remember the ids that you have handled, as long as a repeat can come (Gumlet tries for 24
-   hours), or make handling twice do no harm. Two real events with the same content (two `repackaged` in a row) share
-   an id. What `bridge reconcile` made (`ce_origin: reconciliation`) has an id of its source, type and asset, and the
-   time at which it was made: should the delivery come all the same, it has another id.
+   hours, and events may have waited for Kafka: some days are safe), or make handling twice do no harm. Two real
+   events with the same content (two `repackaged` in a row) share an id. What `bridge reconcile` made
+   (`ce_origin: reconciliation`) has an id of its source, type and asset, and the time at which it was made: should
+   the delivery come all the same, it has another id.
 2. **Order is per key and topic,** and it is the order of receipt. Gumlet promises none and retries half an hour
    later, so an older event can arrive after a newer one. Between topics there is no order. With several replicas of
    the bridge there is none between two events that different replicas received. Take a state from the latest record
@@ -89,8 +91,9 @@ titles and examples.
 
 ## What never changes within a version
 The topic's name, key, number of partitions and cleanup policy; a property's name, type, unit, meaning and bounds;
-whether it is always present. `bridge schemas check` compares two states of these files, and `make check` runs it:
-whatever would break a consumer or make an old record invalid needs a new version.
+whether it is always present; the headers above, and what an id is made of. `bridge schemas check` compares two states
+of these files, and `make check` runs it: whatever would break a consumer or make an old record invalid needs a new
+version.
 
 **A new version is a new topic beside the old**: `gumlet.video.status.ready.v2` next to `gumlet.video.status.ready`,
 and `ce_dataschema` says 2. The old topic keeps its records until their retention ends and gets no new ones: read it

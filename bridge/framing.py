@@ -38,9 +38,7 @@ class Frames:
         self._asked = False
 
     async def learn(self) -> None:
-        """Ask for the schema of every topic, once. Raises RegistryFails."""
-        if self._asked:
-            return
+        """Ask for the schema of every topic. Raises RegistryFails."""
         async with registry(self._settings) as there:
             for topic in self._topics.values():
                 await self._ask(there, topic)
@@ -49,7 +47,7 @@ class Frames:
             _log.error("schemas_not_registered", subjects=missing, fix="bridge schemas register")
 
     async def learn_patiently(self) -> None:
-        """Do the same, waiting for a registry that is away without end; logs when it goes and when it is back."""
+        """Do the same, once, waiting without end for a registry that is away; logs that it is, and that it answers."""
         attempt = 0
         while not self._asked:
             try:
@@ -107,7 +105,8 @@ class FramingSender(Sender):
         self.frames = frames
 
     async def connect(self) -> AIOKafkaProducer:
-        """Wait for the registry as for Kafka."""
+        """Wait for the registry too. Kafka comes first: whether it answers is said of it alone."""
+        await super().connect()
         await self.frames.learn_patiently()
         return await super().connect()
 

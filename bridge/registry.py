@@ -15,6 +15,7 @@ import asyncio
 import ssl
 from base64 import b64encode
 from contextlib import asynccontextmanager
+from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,9 +28,11 @@ from bridge.references import bundled, read_files
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from bridge.config_sections import RegistrySettings
     from bridge.contract import Topic
+    from bridge.references import Files
 
 TIMEOUT_S = 10.0
 LONGEST_QUOTE = 400
@@ -67,9 +70,14 @@ def subject_of(topic: Topic) -> str:
 
 def text_of(topic: Topic) -> str:
     """Return a topic's schema as it is registered: whole, its definitions in `$defs`."""
-    whole = bundled(topic.schema, read_files(topic.path.parent))
+    whole = bundled(topic.schema, _files(topic.path.parent))
     shown = {name: value for name, value in whole.items() if name not in BRIDGES_OWN}
     return canonical(shown | {"$schema": DRAFT}).decode()
+
+
+@lru_cache(maxsize=1)
+def _files(directory: Path) -> Files:
+    return read_files(directory)
 
 
 class Registry:

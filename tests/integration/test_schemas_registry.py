@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import shutil
 import ssl
@@ -131,6 +132,7 @@ async def test_failures_end_with_one_and_say_what_to_do(prefix: str) -> None:
         assert (ran.code, ran.out) == (1, ""), ran.err
         assert said in ran.err
         assert SECRET not in ran.err
+        assert base64.b64encode(f"u:{SECRET}".encode()).decode() not in ran.err
 
 
 @pytest.mark.parametrize(
