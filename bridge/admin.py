@@ -94,7 +94,7 @@ class Admin:
         """Why a delivery would be refused now: without a journal, Kafka must answer for one to be safe."""
         if self._settings.ack == "kafka" and not self._connected():
             return Refused("kafka_away", "Kafka does not answer")
-        return self._backlog.refusal
+        return self._backlog.would_refuse(self._settings.max_body_bytes)
 
     def _oldest_age(self) -> float:
         received_ms = self._backlog.oldest_received_ms

@@ -57,6 +57,13 @@ _HEADERS: dict[str, Any] = {
             "format": "uri",
             "description": "The schema and its version: `urn:gumlet-kafka-bridge:<event type>:<version>`.",
         },
+        "ce_origin": {
+            "type": "string",
+            "examples": ["reconciliation"],
+            "description": "Absent on what was delivered. `reconciliation`: made by `bridge reconcile` from what "
+            "Gumlet's API says of the asset, because its delivery never came; the id is then made from the source, "
+            "the type and the asset. An open set.",
+        },
         "content-type": {"type": "string", "const": "application/json"},
     },
 }

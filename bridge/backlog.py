@@ -37,9 +37,8 @@ class Backlog(Protocol):
     def parked(self) -> dict[str, int]:
         """Deliveries that wait for a topic that refuses them."""
 
-    @property
-    def refusal(self) -> Refused | None:
-        """Why a delivery would be refused now."""
+    def would_refuse(self, size: int) -> Refused | None:
+        """Tell why a delivery of so many bytes would be refused now."""
 
     def append(self, delivery: Delivery) -> asyncio.Future[None]:
         """Take a delivery; the future is done when it may be acknowledged, or fails with Refused."""
@@ -53,7 +52,7 @@ class Backlog(Protocol):
     async def park(self, group: Group, parked: Sequence[tuple[str, Delivery]]) -> None:
         """Settle, but keep some deliveries for their topics."""
 
-    def parked_for(self, topic: str, limit: int) -> list[Parked]:
+    async def parked_for(self, topic: str, limit: int) -> list[Parked]:
         """Return the deliveries that have waited longest for a topic."""
 
     async def unpark(self, parked: Sequence[Parked]) -> None:

@@ -2,7 +2,7 @@
 
 Sources, the first that names a setting wins: the command line, the environment (`BRIDGE_JOURNAL_DIR`), `.env`,
 the TOML file given by `--config` (`[journal] dir = …`), the default. Unknown names are refused. Secrets are
-`SecretStr`: they print as asterisks everywhere, and only `auth` and `kafka` ask for their value.
+`SecretStr`: they print as asterisks everywhere, and only `auth` and the clients that send them ask for their value.
 """
 
 from __future__ import annotations
@@ -31,7 +31,14 @@ from pydantic_settings import (
 )
 
 from bridge.config_report import report
-from bridge.config_sections import GumletSettings, JournalSettings, KafkaSettings, LogSettings, TopicsSettings
+from bridge.config_sections import (
+    GumletSettings,
+    JournalSettings,
+    KafkaSettings,
+    LogSettings,
+    RegistrySettings,
+    TopicsSettings,
+)
 from bridge.errors import ConfigError
 
 PREFIX = "BRIDGE_"
@@ -124,10 +131,42 @@ class Settings(BaseSettings):
         ge=1024,
         # A dead letter holds the body in base64 and must fit in Kafka's default message of 1 MiB.
         le=700_000,
-        description="Largest body accepted, before and after decompression; more gets 413.",
+        description="Largest body accepted, before and after decompression; more gets 413. Gumlet's are about 2 KiB; "
+        "Kafka takes 1 MiB, and a dead letter holds the body in base64.",
+    )
+    max_headers: int = Field(
+        64,
+        ge=16,
+        description="Most header fields of a request; more gets 400. Gumlet sends about ten, proxies add some.",
+    )
+    max_header_bytes: int = Field(
+        8190,
+        ge=1024,
+        description="Longest request line or header field; more gets 400. The usual bound of web servers.",
     )
     request_timeout_seconds: float = Field(
-        10, gt=0, description="How long a sender may take for its headers, and again for its body; then 408."
+        10,
+        gt=0,
+        description="How long a sender may take for its headers, and again for its body; then 408. A delivery is one "
+        "packet or two, so this is generous, and ends those who are slow on purpose.",
+    )
+    keepalive_seconds: float = Field(
+        75,
+        gt=0,
+        description="How long an idle connection stays open: longer than the usual proxy's 60, so that the proxy "
+        "closes first and meets no closed connection.",
+    )
+    max_connections: int = Field(
+        4096,
+        ge=1,
+        description="Most open connections; further ones get 503 and are closed. Each takes a file and about 15 KiB, "
+        "so 4096 take 60 MiB at most.",
+    )
+    max_connections_per_address: int = Field(
+        0,
+        ge=0,
+        description="The same for each sender's address; 0: no limit, because behind a proxy or load balancer all "
+        "connections have its address. Where senders reach the port directly, 256 is ample.",
     )
     retry_after_seconds: int = Field(30, ge=0, description="What a 503 tells the sender in Retry-After.")
     shutdown_timeout_seconds: float = Field(
@@ -137,6 +176,7 @@ class Settings(BaseSettings):
     journal: JournalSettings = JournalSettings()
     kafka: KafkaSettings = KafkaSettings()
     topics: TopicsSettings = TopicsSettings()
+    registry: RegistrySettings = RegistrySettings()
     log: LogSettings = LogSettings()
     gumlet: GumletSettings = GumletSettings()
 

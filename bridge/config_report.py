@@ -27,6 +27,9 @@ EXAMPLES = {
     "BRIDGE_KAFKA_SASL_OAUTH_TOKEN_FILE": "/run/secrets/bridge/kafka-token",
     "BRIDGE_KAFKA_SSL_CAFILE": "/etc/ssl/kafka-ca.pem",
     "BRIDGE_TOPICS_PARTITIONS": "12",
+    "BRIDGE_REGISTRY_URL": "http://schema-registry:8081",
+    "BRIDGE_REGISTRY_USERNAME": "bridge",
+    "BRIDGE_REGISTRY_SSL_CAFILE": "/etc/ssl/registry-ca.pem",
     "BRIDGE_SOURCES": "production,staging",
 }
 

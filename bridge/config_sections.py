@@ -38,10 +38,15 @@ class JournalSettings(Section):
         description="Refuse deliveries (503) when the disk has less free than this, so that nothing else on it breaks.",
     )
     max_waiting: int = Field(
-        10_000, ge=1, description="Most deliveries that wait for their fsync at one time; more get 503."
+        10_000,
+        ge=1,
+        description="Most deliveries that wait for their fsync at one time; more get 503. Half a second's worth: who "
+        "waits longer is answered too late to be of use.",
     )
     max_waiting_bytes: int = Field(
-        64 * MIB, ge=MIB, description="Most bytes of deliveries that wait for their fsync at one time."
+        64 * MIB,
+        ge=MIB,
+        description="Most bytes of deliveries that wait for their fsync at one time: what they take of memory.",
     )
 
 
@@ -128,6 +133,50 @@ class TopicsSettings(Section):
         description="At start: create missing topics, verify that all are as the contract says (or do not start), "
         "or off.",
     )
+
+
+class RegistrySettings(Section):
+    """The schema registry, for those who have one: of Confluent, or one that speaks its API."""
+
+    url: str | None = Field(
+        None,
+        pattern=r"^https?://[^@\s]+$",
+        description="Base URL of a registry with Confluent's API; Apicurio's ends in /apis/ccompat/v7. Credentials go "
+        "into the settings below, not into it.",
+    )
+    username: str | None = Field(None, pattern=r"^[^:]+$", description="For basic authentication.")
+    password: SecretStr | None = Field(None, validate_default=True, description="For basic authentication.")
+    token: SecretStr | None = Field(None, description="For bearer authentication, in place of username and password.")
+    ssl_cafile: FilePath | None = Field(
+        None, description="PEM file of the authorities to trust; the system's when not set."
+    )
+    wire_format: Literal["plain", "confluent", "header"] = Field(
+        "plain",
+        description="plain (a record's value is its JSON), confluent (before it a zero byte and the schema's id in 4 "
+        "bytes) or header (the schema's GUID in the header __value_schema_id; Confluent's registry from 8.0 on).",
+    )
+
+    @field_validator("password")
+    @classmethod
+    def _password_goes_with_username(cls, value: Any, info: ValidationInfo) -> Any:
+        if (value is None) != (info.data.get("username") is None):
+            raise ValueError("goes with username: set both or neither")
+        return value
+
+    @field_validator("token")
+    @classmethod
+    def _one_way_to_authenticate(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is not None and info.data.get("username") is not None:
+            raise ValueError("excludes username and password: set one or the other")
+        return value
+
+    @field_validator("wire_format")
+    @classmethod
+    def _ids_come_from_a_registry(cls, value: str, info: ValidationInfo) -> str:
+        # A URL that is itself a mistake is absent from info.data and has its own line in the report.
+        if value != "plain" and info.data.get("url", "") is None:
+            raise ValueError("other than plain needs url: the schemas' ids are the registry's")
+        return value
 
 
 class LogSettings(Section):

@@ -36,11 +36,14 @@ _GUIDE = """\
 
 Each topic has one file here, `<event type>.json` (JSON Schema 2020-12): the record, its key, its topic's
 configuration, examples. `examples/<event type>/` shows what Gumlet sent (`*.in.json`) beside the record that it
-became (`*.out.json`); every pair is a test. `asyncapi.yaml` is the same contract for AsyncAPI's tools, and `bridge
+became (`*.out.json`), and its folder `invalid/` what became a dead letter instead (without its `body_base64`, which is
+the file beside it); every pair is a test. `asyncapi.yaml` is the same contract for AsyncAPI's tools, and `bridge
 schemas bundle DIRECTORY` writes each schema as one file that needs no other. `consumers/` has whole programs.
 
 ## The record
-- **Value**: a JSON object in UTF-8, valid against its topic's schema.
+- **Value**: a JSON object in UTF-8, valid against its topic's schema. Where the bridge is set to the wire format
+  `confluent`, a zero byte and the 4 bytes of the schema's id in the registry stand before it: Confluent's
+  deserializers read both, anybody else drops five bytes where the first is zero. JSON never begins with a zero byte.
 - **Key**: the topic's key below, in UTF-8; partitioned by murmur2, as Java's clients do. Where the key's property is
   absent, so is the key, and the record may be in any partition. Records never have a null value: no topic has
   tombstones.
@@ -55,14 +58,17 @@ schemas bundle DIRECTORY` writes each schema as one file that needs no other. `c
 | `ce_subject` | the key; absent where there is none, or where it holds a control character |
 | `ce_time` | when the bridge received it (RFC 3339, UTC): Gumlet does not say when it happened |
 | `ce_dataschema` | `urn:gumlet-kafka-bridge:<event type>:<version>` |
+| `ce_origin` | `reconciliation`: never delivered, made by `bridge reconcile` from Gumlet's API; absent otherwise |
 | `ce_specversion`, `content-type` | `1.0`, `application/json` |
+| `__value_schema_id` | only in the wire format `header`: a byte of one, then the 16 bytes of the schema's GUID |
 
 ## To write a correct consumer
 1. **Repeats come.** Delivery is at least once: Gumlet sends again what it got no answer to, the bridge sends again
    what Kafka did not confirm. A repeat has the same `ce_id` (and source), the same key and so the same partition; its
    `ce_time` may differ. Remember the ids that you have handled, as long as a repeat can come (Gumlet tries for 24
    hours), or make handling twice do no harm. Two real events with the same content (two `repackaged` in a row) share
-   an id.
+   an id. What `bridge reconcile` made (`ce_origin: reconciliation`) has an id of its source, type and asset, and the
+   time at which it was made: should the delivery come all the same, it has another id.
 2. **Order is per key and topic,** and it is the order of receipt. Gumlet promises none and retries half an hour
    later, so an older event can arrive after a newer one. Between topics there is no order. With several replicas of
    the bridge there is none between two events that different replicas received. Take a state from the latest record

@@ -22,6 +22,7 @@ from bridge.backlog import Backlog
 from bridge.config import Settings
 from bridge.contract import Contract
 from bridge.drift import Drift
+from bridge.framing import sender_factory
 from bridge.handover import Handover
 from bridge.ingress import Ingress
 from bridge.journal import Journal
@@ -59,13 +60,19 @@ async def run(
     drift = Drift()
     metrics.watch_drift(drift.counts.items)
     normalizer = Normalizer(contract, drift)
+    make_sender = sender_factory(settings.registry, contract)
     async with contextlib.AsyncExitStack() as stack:
         if stop is None:
             stop = stack.enter_context(_signals())
         metrics.tracing = stack.enter_context(tracing.configured())
         backlog = await stack.enter_async_context(_backlog(settings, metrics))
         publisher = Publisher(
-            backlog, normalizer, settings.kafka, metrics, provision=lambda: provision(settings, contract)
+            backlog,
+            normalizer,
+            settings.kafka,
+            metrics,
+            provision=lambda: provision(settings, contract),
+            make_sender=make_sender,
         )
         admin = Admin(settings, backlog, metrics, connected=lambda: publisher.connected, drift=drift)
         ingress = Ingress(settings, tokens, backlog, metrics)

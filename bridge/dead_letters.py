@@ -1,4 +1,4 @@
-"""Dead letters, read back: what each one says, which ones are meant, and the delivery that each one was.
+"""Dead letters, read back: what each one says, and the delivery that each one was.
 
 Pure. A dead letter holds the body and the receipt of its delivery, so the delivery made from it is the one that the
 journal had: today's normalizer gives it the id and the time that it would have had then.
@@ -6,9 +6,8 @@ journal had: today's normalizer gives it the id and the time that it would have 
 
 from __future__ import annotations
 
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
@@ -16,8 +15,6 @@ import orjson
 from bridge.event import Delivery
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from aiokafka import ConsumerRecord
 
 
@@ -46,36 +43,17 @@ class DeadLetter(NamedTuple):
         return {"place": self.place, "id": self.id} | self.about
 
     def whole(self) -> dict[str, Any]:
-        """Return what `show` and `export` print: the body too, as JSON where it is JSON, else as text."""
-        try:
-            body = orjson.loads(self.delivery.body)
-        except orjson.JSONDecodeError:
-            body = self.delivery.body.decode(errors="replace")
-        return self.line() | {"body": body}
+        """Return what `show` and `export` print: the body too."""
+        return self.line() | readable(self.delivery.body)
 
 
-@dataclass(frozen=True, slots=True)
-class Chosen:
-    """Which dead letters are meant: those for which everything that is set holds. Times in milliseconds."""
-
-    since: int | None = None
-    until: int | None = None
-    event_type: str | None = None
-    asset: str | None = None
-    reason: str | None = None
-    known_as: str | None = None
-
-    def takes(self, letter: DeadLetter) -> bool:
-        """Tell whether `letter` is meant."""
-        received = letter.delivery.received_ms
-        said: list[tuple[str | None, Callable[[], Any]]] = [
-            (self.event_type, lambda: letter.about.get("event_type")),
-            (self.asset, lambda: letter.about.get("asset_id")),
-            (self.reason, lambda: letter.about.get("reason")),
-        ]
-        return (
-            (self.since is None or received >= self.since)
-            and (self.until is None or received < self.until)
-            and (self.known_as is None or self.known_as in (letter.id, letter.place))
-            and all(wanted is None or wanted == found() for wanted, found in said)
-        )
+def readable(body: bytes) -> dict[str, Any]:
+    """Return a body as people and programs read it, nothing lost: `body` is its JSON or text, else `body_base64`."""
+    try:
+        return {"body": orjson.loads(body)}
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        return {"body": body.decode()}
+    except UnicodeDecodeError:
+        return {"body_base64": b64encode(body).decode()}

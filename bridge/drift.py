@@ -1,8 +1,9 @@
 """Drift: what Gumlet sends that the contract does not know, counted by event type and place.
 
 Three kinds: a new type, a new field of a known type, a field whose value no longer has its form. No value is ever kept,
-only names; what Gumlet leaves open, product events and the user's own metadata, is no drift. Bounded: `MAX_SIGHTINGS`
-places in all, `MAX_PATHS` of one delivery, names of `LONGEST_NAME` characters; the rest is counted as `other`.
+only names and JSON types; what Gumlet leaves open, product events and the user's own metadata, is no drift. Bounded:
+`MAX_SIGHTINGS` places in all, `MAX_PATHS` of one delivery, names of `LONGEST_NAME` characters; the rest is counted as
+`other`.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ class Drift:
 
     def __init__(self) -> None:
         self.counts: dict[Sighting, int] = {}
+        self._forms: dict[Sighting, set[str]] = {}
 
     def new_type(self, event_type: str | None) -> None:
         """Count a delivery whose type has no topic (None: it says none)."""
@@ -50,8 +52,9 @@ class Drift:
 
     def new_fields(self, event_type: str, rest: dict[str, Any]) -> None:
         """Count the places of what a table did not know."""
-        for path in islice(_paths(rest), MAX_PATHS):
-            self._see(Sighting(NEW_FIELD, event_type, path))
+        for path, form in islice(_paths(rest), MAX_PATHS):
+            seen = self._see(Sighting(NEW_FIELD, event_type, path))
+            self._forms.setdefault(seen, set()).add(form)
 
     def changed(self, event_type: str, pointer: str) -> None:
         """Count a value that could not be brought into the contract's form."""
@@ -62,39 +65,40 @@ class Drift:
     def report(self) -> list[dict[str, Any]]:
         """Return the sightings as the admin port tells them, the most frequent first."""
         ranked = sorted(self.counts.items(), key=lambda item: (-item[1], item[0]))
-        return [sighting._asdict() | {"deliveries": count} for sighting, count in ranked]
+        return [
+            sighting._asdict() | {"deliveries": count, "forms": sorted(self._forms.get(sighting, ()))}
+            for sighting, count in ranked
+        ]
 
-    def _see(self, sighting: Sighting) -> None:
+    def _see(self, sighting: Sighting) -> Sighting:
         if sighting not in self.counts:
             if len(self.counts) >= MAX_SIGHTINGS:
                 sighting = _OTHER
             if sighting not in self.counts:
                 _log.warning("contract_drift", kind=sighting.kind, type=sighting.event_type, path=sighting.path)
         self.counts[sighting] = self.counts.get(sighting, 0) + 1
+        return sighting
 
 
-def proposal(sighting: dict[str, Any]) -> str:
-    """Say in one line which change of the schemas would take a sighting in."""
-    event_type, path = sighting["event_type"], sighting["path"]
-    match sighting["kind"]:
-        case "new_type":
-            return f"add schemas/{event_type}.json, a line in bridge/mappings.py and two examples"
-        case "new_field":
-            return f'add an optional property with "x-source": "{path}" to {event_type}.json, and its line to the table'
-        case "changed":
-            return f"see the dead letters with pointer {path}: teach its converter the form, or make a new version"
-        case _:
-            return "more was seen than is counted: take in what stands above first"
-
-
-def _paths(rest: dict[str, Any], prefix: str = "", depth: int = 1) -> Iterator[str]:
-    """Yield the places of what was not known; of an object that is new itself, the places inside it."""
+def _paths(rest: dict[str, Any], prefix: str = "", depth: int = 1) -> Iterator[tuple[str, str]]:
+    """Yield the places of what was not known with its JSON type; of an object that is new, the places inside it."""
     for name, value in rest.items():
         path = f"{prefix}/{'*' if name.isdigit() else _cut(name)}"
         if isinstance(value, dict) and value and depth < DEEPEST:
             yield from _paths(value, path, depth + 1)
         else:
-            yield path
+            yield path, _FORMS[type(value)]
+
+
+_FORMS = {
+    str: "string",
+    int: "integer",
+    float: "number",
+    bool: "boolean",
+    list: "array",
+    dict: "object",
+    type(None): "null",
+}
 
 
 def _cut(name: str) -> str:

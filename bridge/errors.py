@@ -4,6 +4,7 @@ BridgeError
 ├── ConfigError        end with exit code 78: the message lists each mistake and its fix
 ├── ContractError      end with exit code 78: a schema file is missing or wrong
 ├── TopicsDiffer       end with exit code 78: Kafka's topics are not as the contract says
+├── RegistryFails      ask the schema registry again later, or tell what it said
 ├── JournalLocked      end with exit code 75: another process holds the journal
 ├── JournalTooNew      end with exit code 78: written by a newer version of the bridge
 ├── JournalDamaged     set the file aside, go on with a new one
@@ -40,6 +41,18 @@ class TopicsDiffer(BridgeError):
     """Kafka's topics are not as the contract says, and `verify` was asked."""
 
     exit_code = EX_CONFIG
+
+
+class RegistryFails(BridgeError):
+    """The schema registry gave no answer to go on with; the message says what to do.
+
+    `status` is the HTTP status, 0 without an answer; `said` the registry's own words.
+    """
+
+    def __init__(self, message: str, status: int = 0, said: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.said = said
 
 
 class JournalLocked(BridgeError):

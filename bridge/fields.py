@@ -48,7 +48,7 @@ def text(value: Any) -> Any:
 def texts(value: Any) -> Any:
     """Convert one string or a list to a list of strings; an empty string is an empty list."""
     if type(value) is list:
-        return [text(item) for item in value]
+        return [text(item) for item in value] if int in map(type, value) else value
     if value == "":
         return []
     return [text(value)] if type(value) in (str, int) else value
@@ -100,6 +100,10 @@ def mapping(value: Any) -> Any:
     return {} if value == [] else value
 
 
+_UNCHANGED: Mapping[Convert, type] = {text: str, number: float, integer: int, flag: bool, mapping: dict}
+"""The type of which each converter returns every value as it is."""
+
+
 @lru_cache(maxsize=8192)  # deliveries of one millisecond, and the events of one asset, share their times
 def rfc3339(milliseconds: int) -> str:
     """Return a time since 1970 in UTC as RFC 3339 with milliseconds: `2020-12-09T08:20:48.309Z`."""
@@ -114,12 +118,14 @@ class Rule(NamedTuple):
     """What happens to one delivered field.
 
     `apply` takes the value (never None) and the record, sets the properties `names` there, and returns what
-    the contract does not know of the value, or None. `inner` is the table of the objects inside.
+    the contract does not know of the value, or None. A value of the type `plain` is in the contract's form as it is:
+    it becomes the property `names[0]` without a call. `inner` is the table of the objects inside.
     """
 
     names: tuple[str, ...]
     apply: Apply
     inner: Table | None = None
+    plain: type | None = None
 
 
 class Table:
@@ -127,17 +133,21 @@ class Table:
 
     def __init__(self, rules: Mapping[str, Rule], always: Mapping[str, Any] | None = None) -> None:
         self.sources = {name: (raw, rule.inner) for raw, rule in rules.items() for name in rule.names}
-        self._apply = {raw: rule.apply for raw, rule in rules.items()}
+        self._rules = {raw: (rule.plain, rule.names[0], rule.apply) for raw, rule in rules.items()}
         self._always = dict(always or {})
 
     def read(self, delivered: JSONObject) -> tuple[JSONObject, JSONObject]:
         """Return the normalized object, and the rest: what this table does not know, as delivered."""
         record, rest = self._always.copy(), {}
-        rules = self._apply
+        rules = self._rules
         for raw, value in delivered.items():
-            apply = rules.get(raw)
-            if apply is None:
+            rule = rules.get(raw)
+            if rule is None:
                 rest[raw] = value
+                continue
+            plain, name, apply = rule
+            if type(value) is plain:  # most are: a third of the cost of an event is saved here
+                record[name] = value
             elif value is not None:
                 unknown = apply(value, record)
                 if unknown is not None:
@@ -169,13 +179,17 @@ def to(name: str, convert: Convert) -> Rule:
     def apply(value: Any, record: JSONObject) -> None:
         record[name] = convert(value)
 
-    return Rule((name,), apply)
+    return Rule((name,), apply, plain=_UNCHANGED.get(convert))
 
 
 def nested(name: str, table: Table, lone: str | None = None) -> Rule:
     """Make an object's rule. Text in its place becomes its property `lone`, an empty list an empty object."""
+    read = table.read
 
     def apply(value: Any, record: JSONObject) -> Any:
+        if type(value) is dict:
+            record[name], rest = read(value)
+            return rest or None
         record[name], rest = _object(mapping(value), table, lone)
         return rest
 

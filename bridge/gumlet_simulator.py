@@ -53,8 +53,9 @@ class SimulatedGumlet:
     ) -> None:
         self._api_key = api_key
         self._half_hour = half_hour
-        self._limit, self._hour = limit, hour
-        self._requests: deque[float] = deque()
+        self.limit, self._hour = limit, hour
+        self.requests: deque[float] = deque()
+        """When each request of the last hour came."""
         self._to_come: Iterator[Asset] = lives(seed)
         self.states: dict[str, dict[str, Any]] = {}
         """The latest event of each asset, by id, also of those that were deleted."""
@@ -154,13 +155,13 @@ class SimulatedGumlet:
         if request.headers.get("Authorization") != f"Bearer {self._api_key}":
             return _error(401, "unauthorized", "The API key is not valid.")
         now = time.monotonic()
-        while self._requests and self._requests[0] <= now - self._hour:
-            self._requests.popleft()
-        if len(self._requests) >= self._limit:
+        while self.requests and self.requests[0] <= now - self._hour:
+            self.requests.popleft()
+        if len(self.requests) >= self.limit:
             refused = _error(429, "rate_limited", "Too many requests.")
-            refused.headers["Retry-After"] = str(int(self._requests[0] + self._hour - now) + 1)
+            refused.headers["Retry-After"] = str(int(self.requests[0] + self._hour - now) + 1)
             return refused
-        self._requests.append(now)
+        self.requests.append(now)
         return await handler(request)
 
     async def _list(self, _: web.Request) -> web.Response:

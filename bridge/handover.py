@@ -72,10 +72,9 @@ class Handover:
             return Refused("too_many_waiting", f"{self.depth} deliveries wait for Kafka")
         return None
 
-    @property
-    def refusal(self) -> Refused | None:
-        """Why a delivery would be refused now, as far as memory goes; whether Kafka answers, the publisher knows."""
-        return self._full(0)
+    def would_refuse(self, size: int) -> Refused | None:
+        """Tell why a delivery of so many bytes would be refused now, by its memory: of Kafka the publisher knows."""
+        return self._full(size)
 
     @property
     def depth(self) -> int:
@@ -137,7 +136,7 @@ class Handover:
                     _fail(future, "topic_refuses", f"Kafka refuses records for {topic}")
         self.settle(group)
 
-    def parked_for(self, topic: str, limit: int) -> list[Parked]:  # noqa: ARG002 - the journal's signature
+    async def parked_for(self, topic: str, limit: int) -> list[Parked]:  # noqa: ARG002 - the journal's signature
         """Nothing is parked without a disk."""
         return []
 

@@ -5,6 +5,7 @@ source (404), size (413), time (408), room in the journal (503 + Retry-After). W
 when the backlog says that the delivery is safe. Nothing is parsed: a body that is not JSON is still a delivery.
 
 Built on aiohttp's low-level server: there are two paths, and no router or middleware is needed to tell them apart.
+`deliver` takes the usual delivery, which arrives whole and gets its 200; `handle` knows every answer.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import contextlib
 import socket
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -21,12 +23,13 @@ import structlog
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.streams import StreamReader
-from multidict import istr
+from multidict import CIMultiDictProxy, istr
 
 from bridge.auth import Tokens
 from bridge.backlog import Backlog
 from bridge.config import Settings
-from bridge.connection import ACCEPTED, Answer, Connection, Server
+from bridge.connection import ACCEPTED, Answer, Connection, Server, encoded
+from bridge.crowd import Crowd
 from bridge.errors import BridgeError, Refused
 from bridge.event import Delivery
 from bridge.leaving import leave
@@ -42,12 +45,10 @@ SWEEP_SECONDS = 1.0
 """How often connections are looked at for senders that are too slow with their headers."""
 LINGER_SECONDS = 2.0
 """How long a refused body is read on and thrown away, so that its sender can read the answer."""
-KEEPALIVE_SECONDS = 75.0
-"""How long an idle connection stays open: longer than the usual proxy's, so that the proxy closes first."""
-MAX_HEADERS = 64
-"""Most header fields of a request; Gumlet sends about ten."""
 BACKLOG = 1024
 """Connections that the kernel holds until they are accepted."""
+MAX_PATHS = 1000
+"""Paths whose source is remembered; only a valid token adds one."""
 _SOURCE_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 _SOURCE_LENGTH = 64
 
@@ -68,13 +69,19 @@ class Ingress:
         tracing = metrics.tracing
         self._traceparent = str if tracing is None else tracing.traceparent
         self.traced_handle = self.handle if tracing is None else tracing.around(self.handle)
+        self._crowd = Crowd(settings, metrics)
+        metrics.watch("bridge_connections", "Open connections of the public port.", lambda: self._crowd.size)
         self._server = Server(
             self.traced_handle,
             self.refuse,
+            self.deliver,
+            self._crowd,
             access_log=None,
-            keepalive_timeout=KEEPALIVE_SECONDS,
+            keepalive_timeout=settings.keepalive_seconds,
             lingering_time=LINGER_SECONDS,
-            max_headers=MAX_HEADERS,
+            max_headers=settings.max_headers,
+            max_line_size=settings.max_header_bytes,
+            max_field_size=settings.max_header_bytes,
         )
 
     @contextlib.asynccontextmanager
@@ -112,6 +119,7 @@ class Ingress:
         """Close connections whose sender takes too long for its headers; look for a renewed certificate."""
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
+            self._crowd.tell()
             if self._certificate is not None:
                 self._certificate.refresh()
             latest = time.monotonic() - self._settings.request_timeout_seconds
@@ -145,6 +153,45 @@ class Ingress:
             return ACCEPTED
         return self._response(HTTPStatus.OK, close=True)
 
+    def deliver(self, connection: Connection, message: Any, payload: Any) -> asyncio.Future[None] | None:
+        """Take a delivery that arrived whole, unless a gate is shut: then `handle` says which."""
+        source = self._sources.get(message.path)
+        if (
+            source is None
+            or message.method != hdrs.METH_POST
+            or payload.total_bytes > self._settings.max_body_bytes
+            or self._stopping
+            or self._metrics.tracing is not None  # a span needs the request
+            or self._token_fault(message.headers)
+        ):
+            return None
+        began = time.perf_counter()
+        body = payload.read_nowait(-1)
+        try:
+            future = self._backlog.append(Delivery(time.time_ns() // 1_000_000, source, body))
+        except Refused as refusal:
+            future = asyncio.get_running_loop().create_future()
+            future.set_exception(refusal)
+        future.add_done_callback(partial(self._answer, connection, source, len(body), began))
+        return future
+
+    def _answer(
+        self, connection: Connection, source: str, size: int, began: float, future: asyncio.Future[None]
+    ) -> None:
+        """Answer what `deliver` took."""
+        headers = {"Connection": "close"} if self._stopping else {}
+        if (refusal := future.exception()) is None:
+            self._metrics.acknowledged(source, size, time.perf_counter() - began)
+            answer = encoded(HTTPStatus.OK, headers) if headers else ACCEPTED.now()
+        else:
+            reason = refusal.reason if isinstance(refusal, Refused) else "internal_error"
+            status = HTTPStatus.SERVICE_UNAVAILABLE
+            remote = connection.peername[0] if connection.peername else None
+            self._count_refusal(status, reason, source, str(refusal), remote)
+            headers["Retry-After"] = str(self._settings.retry_after_seconds)
+            answer = encoded(status, headers, f"{reason}\n")
+        connection.answer(answer, close=self._stopping)
+
     def _admit(self, request: web.BaseRequest) -> str:
         """Return the source of a request that may deliver, or raise what it gets instead."""
         source = self._sources.get(request.raw_path)
@@ -155,10 +202,8 @@ class Ingress:
             raise Answer(HTTPStatus.NOT_FOUND, "unknown_path")
         if request.method != hdrs.METH_POST:
             raise Answer(HTTPStatus.METHOD_NOT_ALLOWED, "method")
-        if not self._tokens.open_to_all:
-            presented = request.headers.getall(TOKEN_HEADER, ())
-            if len(presented) != 1 or not self._tokens.accepts(presented[0]):
-                raise Answer(HTTPStatus.UNAUTHORIZED, "token_missing" if not presented else "token_wrong")
+        if fault := self._token_fault(request.headers):
+            raise Answer(HTTPStatus.UNAUTHORIZED, fault)
         if source is None:
             # With a list of sources only those exist; without, any name that is fit for a URL and a metric.
             if (
@@ -169,7 +214,18 @@ class Ingress:
             ):
                 raise Answer(HTTPStatus.NOT_FOUND, "unknown_source")
             source = below
+            if len(self._sources) < MAX_PATHS:
+                self._sources[request.raw_path] = source
         return source
+
+    def _token_fault(self, headers: CIMultiDictProxy[str]) -> str | None:
+        """Return what is wrong with a request's token, None when it may deliver."""
+        if self._tokens.open_to_all:
+            return None
+        presented = headers.getall(TOKEN_HEADER, ())
+        if len(presented) == 1 and self._tokens.accepts(presented[0]):
+            return None
+        return "token_wrong" if presented else "token_missing"
 
     async def _body(self, request: web.BaseRequest) -> bytes:
         """Return the whole body, decompressed, within its bounds of size and time."""

@@ -137,12 +137,11 @@ class Journal:
             return Refused("disk_full", f"the disk has {free} bytes free, under {limits.min_free_bytes}")
         return None
 
-    @property
-    def refusal(self) -> Refused | None:
-        """Why a delivery would be refused now; None when it could be made durable. Readiness is this."""
+    def would_refuse(self, size: int) -> Refused | None:
+        """Tell why a delivery of so many bytes would be refused now; None when it could be made durable."""
         if self._disk.fault is not None:
             return Refused("journal_failing", self._disk.fault)
-        return self._out_of_bounds(0)
+        return self._out_of_bounds(size + OVERHEAD_BYTES)
 
     # What is known at any time.
 
@@ -225,9 +224,9 @@ class Journal:
         self.settle(group)
         self._parked = self._disk.file().parked_topics()
 
-    def parked_for(self, topic: str, limit: int) -> list[Parked]:
+    async def parked_for(self, topic: str, limit: int) -> list[Parked]:
         """Return the deliveries that have waited longest for a topic; none when they went with a damaged file."""
-        return self._disk.parked(topic, limit)
+        return await self._disk.parked(topic, limit)
 
     async def unpark(self, parked: Sequence[Parked]) -> None:
         """Forget parked deliveries: Kafka has them."""

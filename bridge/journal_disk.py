@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import sqlite3
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ import structlog
 
 from bridge.errors import JournalDamaged
 from bridge.journal_file import Group, JournalFile, Parked, is_damage
+from bridge.journal_mark import SUFFIX
 from bridge.metrics import Metrics
 
 RETRY_SECONDS = 1.0
@@ -65,8 +67,23 @@ class JournalDisk:
             except JournalDamaged as error:
                 self.replace(error)
                 self._file = JournalFile(self._path)
+            if self._file.missing:
+                self._tell_missing(self._file.missing)
             self._reopened()
         return self._file
+
+    def _tell_missing(self, missing: int) -> None:
+        """Tell of acknowledged deliveries that are gone, and keep the log that they may still be read from."""
+        self._metrics.journal_missing.inc(missing)
+        copy: Path | None = None
+        with contextlib.suppress(OSError):
+            copy = copy_aside(self._path)
+        _log.error(
+            "journal_incomplete",
+            missing=missing,
+            copy=copy and str(copy),
+            meaning="the write-ahead log, or a part of it, was lost or damaged with acknowledged deliveries in it",
+        )
 
     @property
     def free_bytes(self) -> int:
@@ -107,13 +124,20 @@ class JournalDisk:
             await asyncio.sleep(RETRY_SECONDS)
         return None
 
-    def parked(self, topic: str, limit: int) -> list[Parked]:
-        """Return the deliveries that have waited longest for a topic; none when they went with a damaged file."""
-        try:
-            return self.file().parked(topic, limit)
-        except JournalDamaged as error:
-            self.replace(error)
-            return []
+    async def parked(self, topic: str, limit: int) -> list[Parked]:
+        """Return the deliveries that have waited longest for a topic; none when they went with a damaged file.
+
+        Tried without end while the disk fails: none would mean that the topic may flow again.
+        """
+        while True:
+            try:
+                return self.file().parked(topic, limit)
+            except JournalDamaged as error:
+                self.replace(error)
+                return []
+            except (sqlite3.Error, OSError) as error:
+                _log.error("journal_read_failed", detail=str(error))
+                await asyncio.sleep(RETRY_SECONDS)
 
     async def give_back(self) -> bool:
         """Return some of a backlog's space to the file system; True when there is more to return."""
@@ -158,12 +182,30 @@ def _says_damage(error: Exception) -> bool:
     return isinstance(error, JournalDamaged) or (isinstance(error, sqlite3.Error) and is_damage(error))
 
 
+def copy_aside(path: Path) -> Path | None:
+    """Copy a file and its write-ahead log, before the next commit overwrites what SQLite did not accept of it.
+
+    Return the copy's name; None when there is no log to read anything from.
+    """
+    log = path.with_name(f"{path.name}-wal")
+    if not log.exists() or not log.stat().st_size:
+        return None
+    aside = _damaged_name(path)
+    shutil.copyfile(path, aside)
+    shutil.copyfile(log, aside.with_name(f"{aside.name}-wal"))
+    return aside
+
+
+def _damaged_name(path: Path) -> Path:
+    return path.with_name(f"{path.name}.damaged-{datetime.now(UTC).strftime('%Y%m%dT%H%M%S.%fZ')}")
+
+
 def set_aside(path: Path) -> Path:
     """Rename a damaged file and its write-ahead log, deleting nothing; return the new name, which says when."""
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-    aside = path.with_name(f"{path.name}.damaged-{stamp}")
+    aside = _damaged_name(path)
     for suffix in ("", "-wal"):
         with contextlib.suppress(FileNotFoundError):
             path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
-    path.with_name(path.name + "-shm").unlink(missing_ok=True)
+    for suffix in ("-shm", SUFFIX):  # what they say is of no use without the file
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
     return aside

@@ -27,6 +27,7 @@ import msgspec
 
 from bridge.errors import BridgeError, JournalDamaged, JournalLocked, JournalTooNew
 from bridge.event import Delivery
+from bridge.journal_mark import Mark
 
 FILE_NAME = "journal.sqlite"
 LOCK_NAME = "journal.lock"
@@ -135,7 +136,10 @@ def pack(deliveries: Sequence[Delivery]) -> bytes:
 
 
 class JournalFile:
-    """One open journal file: `writer` for one thread that writes, `reader` for the one that reads."""
+    """One open journal file: `writer` for one thread that writes, `reader` for the one that reads.
+
+    `extent` is what it held when it was opened, `missing` how many deliveries it should have held beyond that.
+    """
 
     def __init__(self, path: Path) -> None:
         """Open or make the file. Raises JournalTooNew, JournalDamaged, or sqlite3.Error for a failing disk."""
@@ -145,6 +149,9 @@ class JournalFile:
             self._upgrade()
             self._reader = self._connect()
             self.extent = self._read_extent()
+            self._mark = Mark(path)
+            self.missing = self._mark.missing(self.extent.last)
+            self._mark.begin(self.extent.last, self.extent.settled)
         except sqlite3.Error as error:
             self.close()
             if is_damage(error):
@@ -185,35 +192,28 @@ class JournalFile:
 
     def close(self) -> None:
         """Close both connections; the last one out leaves no write-ahead log behind."""
-        for name in ("_reader", "_writer"):
-            if (connection := getattr(self, name, None)) is not None:
-                connection.close()
+        for name in ("_reader", "_writer", "_mark"):
+            if (opened := getattr(self, name, None)) is not None:
+                opened.close()
 
     # What the writing thread calls.
 
     def append(self, group: Group, packed: bytes, trimmed: int) -> None:
         """Write a group, and remove the rows up to `trimmed`. When this returns, both are on disk."""
-        self._writer.execute(
-            _INSERT,
-            (
-                group.last,
-                group.first,
-                group.received_ms,
-                group.size,
-                group.total,
-                zlib.crc32(packed),
-                trimmed,
-                packed,
-            ),
-        )
+        self._mark.removing(trimmed)
+        row = (group.last, group.first, group.received_ms, group.size, group.total, zlib.crc32(packed), trimmed, packed)
+        self._writer.execute(_INSERT, row)
+        self._mark.committed(group.last)
 
     def trim(self, upto: int) -> None:
         """Remove the groups up to the sequence number `upto`."""
+        self._mark.removing(upto)
         self._writer.execute("DELETE FROM groups WHERE last <= ?", (upto,))
 
     def park(self, upto: int, parked: Sequence[tuple[str, Delivery]]) -> None:
         """Move deliveries to their topics' waiting rows and remove the groups up to `upto`, in one transaction."""
         rows = [(topic, len(packed), packed) for topic, delivery in parked if (packed := _encode(delivery))]
+        self._mark.removing(upto)
         with self._transaction():
             self._writer.executemany("INSERT INTO parked (topic, size, delivery) VALUES (?, ?, ?)", rows)
             self._writer.execute("DELETE FROM groups WHERE last <= ?", (upto,))

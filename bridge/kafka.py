@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import ssl
+import time
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +21,14 @@ from aiokafka.errors import ProducerClosed
 from bridge.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Collection
     from pathlib import Path
 
     from bridge.config_sections import KafkaSettings
 
 ADMIN_TIMEOUT_MS = 15_000
+LOOK_SECONDS = 0.5
+"""How often a producer that does not answer is looked at: whether it is alive."""
 BACKOFF_SECONDS = (0.2, 10.0)
 """First and longest pause between two attempts to reach Kafka; each is shortened at random by up to half."""
 STOP_SECONDS = 5.0
@@ -119,6 +122,27 @@ def words(error: BaseException) -> str:
     """Say an error in one line, its kind first: aiokafka's texts alone seldom tell."""
     text = str(error)
     return text if text.startswith(type(error).__name__) else f"{type(error).__name__}: {text}".rstrip(": ")
+
+
+def has_died(producer: AIOKafkaProducer) -> bool:
+    """Tell whether a producer's own task has ended: it sends no more, and what it had drained gets no answer.
+
+    It ends when a broker that was restarted refuses the numbers of its batches. There is no public way to ask.
+    """
+    task = producer._sender.sender_task  # noqa: SLF001
+    return task is not None and task.done()
+
+
+async def answers(
+    producer: AIOKafkaProducer, waiting: Collection[asyncio.Future[Any]], seconds: float
+) -> tuple[set[asyncio.Future[Any]], Collection[asyncio.Future[Any]]]:
+    """Wait for all of a producer's batches, but not for longer or beyond its death; return those done, and the rest."""
+    until = time.monotonic() + seconds
+    answered: set[asyncio.Future[Any]] = set()
+    while waiting and not has_died(producer) and (left := until - time.monotonic()) > 0:
+        done, waiting = await asyncio.wait(waiting, timeout=min(left, LOOK_SECONDS))
+        answered |= done
+    return answered, waiting
 
 
 async def abandon(producer: AIOKafkaProducer) -> None:

@@ -2,7 +2,8 @@
 
 Promises: nothing is left behind on Kafka (no group, no commit, no topic made by asking for one); each partition is
 read in its order; a read that is not followed ends at the ends that it found when it began, whatever is published
-meanwhile. What Kafka refuses is a BridgeError that says what to do.
+meanwhile; a value is its JSON, whatever wire format it was published in. What Kafka refuses is a BridgeError that says
+what to do.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from aiokafka.errors import KafkaError
 
 from bridge.errors import BridgeError
 from bridge.kafka import client_options, words
+from bridge.wire import unframed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Iterator
@@ -74,7 +76,7 @@ class Reader:
             for partition, batch in batches.items():
                 for record in batch:
                     if record.timestamp >= since and (follow or record.offset < ends[partition]):
-                        yield record
+                        yield unframed(record)
             if not follow:
                 # By position, not by record: a compacted partition may have none at its end.
                 left = {each for each in left if await consumer.position(each) < ends[each]}

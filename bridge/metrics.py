@@ -144,6 +144,11 @@ class Metrics:
             "Journal files set aside because they were damaged.",
             registry=registry,
         )
+        self.journal_missing = Counter(
+            "bridge_journal_missing_deliveries",
+            "Acknowledged deliveries that the journal no longer held when it was opened.",
+            registry=registry,
+        )
         self.records = Counter(
             "bridge_records", "Records that Kafka confirmed, by topic.", ["topic"], registry=registry
         )

@@ -204,19 +204,24 @@ def _source(source: str) -> tuple[str, bytes]:
     return "ce_source", b"//gumlet.com/webhooks/" + quote(source, safe="").encode()
 
 
+@lru_cache(maxsize=1024)  # what arrives together is received in the same few milliseconds
+def _time(received_ms: int) -> tuple[str, bytes]:
+    return "ce_time", rfc3339(received_ms).encode()
+
+
 def _made(route: _Route, delivery: Delivery, event_id: str, value: bytes, subject: str | None) -> Event:
     """Put the event together: the binary mode of CloudEvents' Kafka protocol binding."""
     headers = [
         *route.headers,
         ("ce_id", event_id.encode()),
         _source(delivery.source),
-        ("ce_time", rfc3339(delivery.received_ms).encode()),
+        _time(delivery.received_ms),
     ]
     key = None
     if subject is not None:
         key = subject.encode()
         # The binding knows no escape for what an attribute may not hold. The key has the id all the same.
-        if not _NOT_IN_ATTRIBUTES.search(subject):
+        if subject.isalnum() or not _NOT_IN_ATTRIBUTES.search(subject):
             headers.append(("ce_subject", key))
     if delivery.traceparent:
         headers.append(("traceparent", delivery.traceparent.encode()))

@@ -64,13 +64,14 @@ class Window(NamedTuple):
 class Publisher:
     """Moves events from a backlog to Kafka until it is stopped."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - one for each part that it joins
         self,
         backlog: Backlog,
         normalizer: Normalizer,
         settings: KafkaSettings,
         metrics: Metrics,
         provision: Callable[[], Awaitable[None]],
+        make_sender: Callable[..., Sender] = Sender,
     ) -> None:
         """`provision` makes or verifies the topics; it is tried until Kafka answers, before the first event."""
         self._backlog = backlog
@@ -78,7 +79,8 @@ class Publisher:
         self._settings = settings
         self._metrics = metrics
         self._provision = provision
-        self._sender = Sender(settings, metrics, self._kafka_is)
+        self._make_sender = make_sender
+        self._sender = make_sender(settings, metrics, self._kafka_is)
         self._ready: deque[Window] = deque()
         self._ready_events = self._ready_bytes = 0
         self._news = asyncio.Event()
@@ -261,13 +263,13 @@ class Publisher:
 
     async def _mend(self, topic: str) -> None:
         """Send what is parked for a topic, oldest first, over a producer of its own; then let the topic flow again."""
-        sender = Sender(self._settings, self._metrics)
+        sender = self._make_sender(self._settings, self._metrics)
         attempt = MEND_FIRST_ATTEMPT
         try:
             while True:
                 await asyncio.sleep(backoff(attempt))
                 attempt += 1
-                while parked := self._backlog.parked_for(topic, MEND_EVENTS):
+                while parked := await self._backlog.parked_for(topic, MEND_EVENTS):
                     done = await self._send_parked(sender, parked)
                     if not done:
                         break

@@ -7,13 +7,13 @@ The laws:
 2. An event that Kafka has, as itself or as a dead letter, is not made again; nor one that Gumlet still tries to
    deliver, nor one that was acknowledged: that one waits in a journal.
 3. The id depends on the source, the type, the asset (and for `repackaged` the line of the history) alone, so that a
-   second run finds that Kafka has it. A run that was interrupted is resumed by running again.
+   second run finds that Kafka has it. So does one that goes on after an interruption (`reconcile_state`).
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -91,17 +91,11 @@ class Missing:
         }
 
 
-@dataclass(slots=True)
-class Findings:
-    """What a survey found: the events to make, and what cannot be known any more."""
-
-    missing: list[Missing] = field(default_factory=list)
-    unknowable: list[Missing] = field(default_factory=list)
-
-
-def from_history(history: Iterable[Attempted], source: str, kafka: OnKafka, since_ms: int) -> Findings:
-    """Return what a webhook's history says never came, oldest first."""
-    findings = Findings()
+def from_history(
+    history: Iterable[Attempted], source: str, kafka: OnKafka, since_ms: int
+) -> tuple[list[Missing], list[Missing]]:
+    """Return what a webhook's history says never came, oldest first: what can be made, and what is unknowable."""
+    unknowable: list[Missing] = []
     latest: dict[tuple[str, str], Missing] = {}
     for entry in sorted(history, key=lambda each: each.created_ms):
         if entry.event == REPACKAGED and entry.status != "failed":
@@ -115,9 +109,8 @@ def from_history(history: Iterable[Attempted], source: str, kafka: OnKafka, sinc
         elif entry.event in STATUS:
             latest[entry.asset_id, entry.event] = missing
         else:
-            findings.unknowable.append(missing)
-    findings.missing = list(latest.values())
-    return findings
+            unknowable.append(missing)
+    return list(latest.values()), unknowable
 
 
 async def from_lists(api: GumletApi, webhook: Webhook, history: Iterable[Attempted], since_ms: int, source: str,  # noqa: PLR0913, PLR0917
@@ -140,15 +133,20 @@ async def from_lists(api: GumletApi, webhook: Webhook, history: Iterable[Attempt
     return found
 
 
-async def made(api: GumletApi, missing: Missing, normalizer: Normalizer) -> tuple[Event, Delivery] | None:
-    """Return the event as it can be made from what the asset is now; None when it has left that state."""
+async def made(
+    api: GumletApi, missing: Missing, normalizer: Normalizer, after_ms: int
+) -> tuple[Event, Delivery] | None:
+    """Return the event as it can be made from what the asset is now; None when it has left that state.
+
+    Its time is now, and later than `after_ms`: a consumer that sorts by it sees the final state last.
+    """
     asset = await api.asset(missing.asset_id)
     if missing.event_type == DELETED and asset is None:
         asset = {"asset_id": missing.asset_id, "status": STATUS[DELETED]}
     if asset is None or asset.get("status") != STATUS[missing.event_type]:
         return None
     body = {"type": missing.event_type} | {name: value for name, value in asset.items() if name != "type"}
-    delivery = Delivery(int(time.time() * 1000), missing.source, orjson.dumps(body))
+    delivery = Delivery(max(after_ms + 1, int(time.time() * 1000)), missing.source, orjson.dumps(body))
     event = normalizer.event(delivery)
     headers = [(name, value) for name, value in event.headers if name != "ce_id"]
     headers += [("ce_id", missing.known_as.encode()), ("ce_origin", ORIGIN.encode())]

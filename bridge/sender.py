@@ -37,7 +37,7 @@ from aiokafka.partitioner import murmur2
 
 from bridge.config_sections import KafkaSettings
 from bridge.event import Delivery, Event
-from bridge.kafka import abandon, backoff, client_options, words
+from bridge.kafka import abandon, answers, backoff, client_options, has_died, words
 from bridge.metrics import Metrics
 from bridge.recent import KEPT, Place
 
@@ -46,7 +46,7 @@ BATCH_BYTES = 512 * 1024
 STALL_SECONDS = 10.0
 """How long a topic may stay silent while others are confirmed before its events are parked."""
 METADATA_SECONDS = 3.0
-"""How long a topic may take to be found among Kafka's."""
+"""How long topics may take to be found among Kafka's: all together, for those that are found wait for the others."""
 
 InvalidRecord = for_code(87)
 """The broker checked the record itself and refused it (KIP-467)."""
@@ -161,15 +161,17 @@ class Sender:
         """Send events, those of a partition in order, and return what became of each."""
         producer = await self.connect()
         refused: dict[str, str] = {}
+        stalled = False
         placed: list[_Batch | None] = [None] * len(events)
         try:
             partitions = await self._partitions(producer, events, refused)
             batches = self._pack(producer, events, partitions, placed)
             await self._hand_over(producer, batches)
-            await self._await_confirmation([batch.future for batch in batches if batch.future is not None])
+            handed_over = [batch.future for batch in batches if batch.future is not None]
+            stalled = await self._await_confirmation(producer, handed_over)
         except (KafkaError, OSError, TimeoutError) as error:
             _log.info("kafka_send_failed", detail=words(error))
-        verdicts = self._judge(events, placed, refused)
+        verdicts = self._judge(events, placed, refused, stalled=stalled)
         if len(verdicts.sent) != len(events):
             self._metrics.producer_replacements.inc()
             await self.close()
@@ -180,13 +182,14 @@ class Sender:
     ) -> dict[str, int]:
         """Return how many partitions each topic has; a topic that has none goes to `refused`, with the reason."""
         found: dict[str, int] = {}
+        deadline = asyncio.get_running_loop().time() + METADATA_SECONDS
         for topic in dict.fromkeys(each.event.topic for each in events):
             known = producer.client.cluster.partitions_for_topic(topic)
             if known is not None:
                 found[topic] = len(known)
                 continue
             try:
-                async with asyncio.timeout(METADATA_SECONDS):
+                async with asyncio.timeout_at(deadline):
                     found[topic] = len(await producer.partitions_for(topic))
             except TopicAuthorizationFailedError as error:
                 refused[topic] = words(error)
@@ -236,18 +239,25 @@ class Sender:
             # One that is given up while it waits fails later, with nobody left to ask for the reason.
             batch.future.add_done_callback(lambda future: future.cancelled() or future.exception())
 
-    async def _await_confirmation(self, waiting: Collection[asyncio.Future[Any]]) -> None:
-        """Wait until each batch has its answer, or some have while others stay silent, or for too long in vain."""
+    async def _await_confirmation(self, producer: AIOKafkaProducer, waiting: Collection[asyncio.Future[Any]]) -> bool:
+        """Wait until each batch has its answer, the producer has died, or for too long in vain.
+
+        True: some batches have their answer, while others stay silent.
+        """
+        stall = min(STALL_SECONDS, self._settings.delivery_timeout_seconds)
         deadline = time.monotonic() + self._settings.delivery_timeout_seconds
         while waiting:
-            answered, waiting = await asyncio.wait(waiting, timeout=STALL_SECONDS)
-            if waiting and not answered:
-                self._tell(connected=False, detail=f"nothing was confirmed for {STALL_SECONDS:.0f} seconds")
-                if time.monotonic() < deadline:
-                    continue
-            return
+            answered, waiting = await answers(producer, waiting, stall)
+            if answered or has_died(producer):
+                return bool(waiting) and not has_died(producer)
+            self._tell(connected=False, detail=f"nothing was confirmed for {stall:.0f} seconds")
+            if time.monotonic() >= deadline:
+                break
+        return False
 
-    def _judge(self, events: Sequence[Prepared], placed: Sequence[_Batch | None], refused: dict[str, str]) -> Verdicts:
+    def _judge(
+        self, events: Sequence[Prepared], placed: Sequence[_Batch | None], refused: dict[str, str], *, stalled: bool
+    ) -> Verdicts:
         """Sort the events, each in its order, by what Kafka said of its batch."""
         verdicts = Verdicts()
         population = Counter(id(batch) for batch in placed)
@@ -271,7 +281,7 @@ class Sender:
                 verdicts.refuse(prepared, words(outcome))
             elif topic in refused:
                 verdicts.refuse(prepared, refused[topic])
-            elif outcome is None and some_sent and batch is not None and batch.future is not None:
+            elif outcome is None and stalled and some_sent and batch is not None and batch.future is not None:
                 verdicts.refuse(prepared, f"silent for {STALL_SECONDS:.0f} seconds while other topics were confirmed")
             else:
                 verdicts.again.append(prepared)

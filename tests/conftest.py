@@ -6,6 +6,7 @@ so is every test that was not run because no Apache Kafka could be had.
 
 from __future__ import annotations
 
+import os
 import uuid
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ import pytest
 from bridge.embedded import EmbeddedBroker
 from tests import brokers
 from tests.brokers import Broker
+from tests.registry import StrictRegistry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,6 +79,19 @@ def broker(request: pytest.FixtureRequest) -> Broker:
     """Each kind of broker in turn: what passes on one must pass on the other."""
     found: Broker = request.getfixturevalue(request.param)
     return found
+
+
+@pytest.fixture(params=["played", "real"])
+def registry_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Take in turn the schema registry that these tests play, and the real one that BRIDGE_TEST_REGISTRY_URL names."""
+    if request.param == "real":
+        given = os.environ.get("BRIDGE_TEST_REGISTRY_URL")
+        if not given:
+            pytest.skip("BRIDGE_TEST_REGISTRY_URL names no schema registry")
+        yield given
+        return
+    with StrictRegistry() as played:
+        yield played.url
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
+from tests.brokers.apache import free_port
+
 TOKEN = "a-token-of-the-tests"
 START_SECONDS = 30.0
 STOP_SECONDS = 60.0
@@ -46,7 +48,9 @@ def wait_for(condition: Any, seconds: float = 30.0, what: str = "") -> None:
 class Daemon:
     """`bridge serve` with ports of its own and everything it needs in `directory`.
 
-    It may be started again and again on the same journal. Settings are BRIDGE_ variables in lower case. With
+    It may be started again and again on the same journal and ports. The ports are none of those that the system gives
+    to outgoing connections: a sender that tries one while the daemon is down can be given it, and be connected to
+    itself. Settings are BRIDGE_ variables in lower case. With
     `source_tree` it runs the code of another checkout.
     """
 
@@ -54,8 +58,8 @@ class Daemon:
         self.directory = directory
         self.log_file = directory / "daemon.log"
         self.settings: dict[str, object] = {
-            "listen": "127.0.0.1:0",
-            "admin_listen": "127.0.0.1:0",
+            "listen": f"127.0.0.1:{free_port()}",
+            "admin_listen": f"127.0.0.1:{free_port()}",
             "tokens": TOKEN,
             "journal_dir": directory / "journal",
             "journal_min_free_bytes": 0,
@@ -176,6 +180,7 @@ class Load:
 
     def __init__(self, daemon: Daemon, directory: Path, count: int, seed: int, **options: object) -> None:
         self.acknowledged_file = directory / f"acknowledged-{seed}.jsonl"
+        self._report: dict[str, Any] | None = None
         arguments = {"count": count, "seed": seed, "retry-after": 0.2, "concurrency": 32, **options}
         command = [*BRIDGE, "simulate", "--json", "--url", f"{daemon.public}/webhooks/gumlet"]
         command += ["--acknowledged", str(self.acknowledged_file)]
@@ -200,9 +205,11 @@ class Load:
 
     def finish(self, seconds: float = 120.0) -> dict[str, Any]:
         """Wait for the end and return the report."""
-        out, _ = self.process.communicate(timeout=seconds)
-        assert self.process.returncode == 0, out.decode()
-        return dict(json.loads(out))
+        if self._report is None:
+            out, _ = self.process.communicate(timeout=seconds)
+            assert self.process.returncode == 0, out.decode()
+            self._report = dict(json.loads(out))
+        return self._report
 
     def acknowledged(self) -> list[dict[str, Any]]:
         """Return the acknowledged deliveries, each asset's in the order of acknowledgement."""

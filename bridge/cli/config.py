@@ -11,6 +11,7 @@ from bridge import config
 from bridge.auth import Tokens
 from bridge.config_report import as_toml, example
 from bridge.contract import Contract
+from bridge.framing import sender_factory
 from bridge.kafka import client_options
 from bridge.normalize import Normalizer
 
@@ -34,7 +35,9 @@ def check(config_file: ConfigFile = None) -> None:
     settings = config.load(config_file, serving=True)
     Tokens.of(settings)
     client_options(settings.kafka)
-    Normalizer(Contract.load(settings.topics.prefix))
+    contract = Contract.load(settings.topics.prefix)
+    Normalizer(contract)
+    sender_factory(settings.registry, contract)
     typer.echo("The configuration is right.")
 
 

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import orjson
 import typer
 
 from bridge import config
-from bridge.cli.output import AsJson, ConfigFile, moment, progress, show_rows, write_line
-from bridge.cli.publishing import send_all
+from bridge.cli.choosing import AssetId, Chosen, EventType, Reason, Since, Until, chosen
+from bridge.cli.output import AsJson, ConfigFile, Output, export_lines, progress, show_rows, write_line
+from bridge.cli.publishing import send_all, sender_of
 from bridge.contract import DEAD_LETTER, Contract
-from bridge.dead_letters import Chosen, DeadLetter
+from bridge.dead_letters import DeadLetter
 from bridge.errors import BridgeError
 from bridge.kafka_reader import reading
-from bridge.metrics import Metrics
 from bridge.normalize import Normalizer
-from bridge.sender import Prepared, Sender
+from bridge.sender import Prepared
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from typing import Any
 
     from bridge.config import Settings
+    from bridge.sender import Sender
 
 CHUNK = 200
 """How many are sent at once."""
@@ -36,11 +36,6 @@ app = typer.Typer(
     help="The dead-letter topic: look at it, and publish what is in it once the cause is mended.",
 )
 
-Since = Annotated[str | None, typer.Option(help="Received then or later: 2h, 7d, 2026-01-31, 2026-01-31T08:00:00Z.")]
-Until = Annotated[str | None, typer.Option(help="Received before then.")]
-EventType = Annotated[str | None, typer.Option("--type", help="The type as delivered, such as video.status.ready.")]
-AssetId = Annotated[str | None, typer.Option("--asset", help="The asset's id.")]
-Reason = Annotated[str | None, typer.Option(help="The reason, such as schema_violation.")]
 KnownAs = Annotated[str | None, typer.Option("--id", help="The event's id, or its place: PARTITION/OFFSET.")]
 
 
@@ -62,7 +57,7 @@ def list_(  # noqa: PLR0913, PLR0917 - one parameter for each option
     `bridge dead-letter list --reason schema_violation | jq -r .pointer | sort | uniq -c`
     """
     settings = config.load(config_file)
-    letters = asyncio.run(_collect(settings, _chosen(since, until, event_type, asset, reason)))
+    letters = asyncio.run(_collect(settings, chosen(since, until, event_type, asset, reason)))
     columns = ("place", "received_at", "reason", "event_type", "asset_id", "pointer", "detail")
     show_rows((each.line() for each in letters), columns, as_json=as_json)
 
@@ -87,9 +82,7 @@ def show(
 
 @app.command()
 def export(  # noqa: PLR0913, PLR0917 - one parameter for each option
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", dir_okay=False, help="File to write; otherwise standard output.")
-    ] = None,
+    output: Output = None,
     since: Since = None,
     until: Until = None,
     event_type: EventType = None,
@@ -101,17 +94,8 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter for each option
 
     Example: `bridge dead-letter export --since 7d -o dead-letters.jsonl`
     """
-    letters = asyncio.run(_collect(config.load(config_file), _chosen(since, until, event_type, asset, reason)))
-    if output is None:
-        for letter in letters:
-            write_line(letter.whole())
-        return
-    try:
-        with output.open("wb") as file:
-            file.writelines(orjson.dumps(each.whole(), option=orjson.OPT_APPEND_NEWLINE) for each in letters)
-    except OSError as error:
-        raise BridgeError(f"{output}: {error.strerror}. Fix: name a file that can be written.") from error
-    typer.echo(f"{len(letters)} dead letters written to {output}.", err=True)
+    letters = asyncio.run(_collect(config.load(config_file), chosen(since, until, event_type, asset, reason)))
+    export_lines((letter.whole() for letter in letters), output, "dead letters")
 
 
 @app.command()
@@ -141,7 +125,7 @@ def replay(  # noqa: PLR0913, PLR0917 - one parameter for each option
     """
     settings = config.load(config_file)
     outcome = asyncio.run(
-        _replay(settings, _chosen(since, until, event_type, asset, reason, known_as), publish=not dry_run)
+        _replay(settings, chosen(since, until, event_type, asset, reason, known_as), publish=not dry_run)
     )
     verb = "would be published" if dry_run else "published"
     typer.echo(
@@ -159,48 +143,31 @@ class _Outcome:
     failed: int = 0
 
 
-def _chosen(  # noqa: PLR0913, PLR0917 - one parameter for each option
-    since: str | None,
-    until: str | None,
-    event_type: str | None,
-    asset: str | None,
-    reason: str | None,
-    known_as: str | None = None,
-) -> Chosen:
-    return Chosen(
-        since=moment(since) if since else None,
-        until=moment(until) if until else None,
-        event_type=event_type,
-        asset=asset,
-        reason=reason,
-        known_as=known_as,
-    )
-
-
-async def _letters(settings: Settings, chosen: Chosen) -> AsyncIterator[DeadLetter]:
+async def _letters(settings: Settings, wanted: Chosen) -> AsyncIterator[DeadLetter]:
     topic = f"{settings.topics.prefix}{DEAD_LETTER}"
     async with reading(settings.kafka, [topic]) as reader:
         if not reader.topics:
             raise BridgeError(f"Kafka has no topic {topic}. Fix: BRIDGE_TOPICS_PREFIX, or `bridge topics apply`.")
         with progress("dead letters read", await reader.count()) as move_on:
-            async for record in reader.records(chosen.since if chosen.since is not None else "beginning"):
+            async for record in reader.records(wanted.since if wanted.since is not None else "beginning"):
                 move_on(1)
                 letter = DeadLetter.of(record)
-                if letter and chosen.takes(letter):
+                if letter and wanted.takes(letter.delivery.received_ms, letter.about, (letter.id, letter.place)):
                     yield letter
 
 
-async def _collect(settings: Settings, chosen: Chosen) -> list[DeadLetter]:
-    return [letter async for letter in _letters(settings, chosen)]
+async def _collect(settings: Settings, wanted: Chosen) -> list[DeadLetter]:
+    return [letter async for letter in _letters(settings, wanted)]
 
 
-async def _replay(settings: Settings, chosen: Chosen, *, publish: bool) -> _Outcome:
-    normalizer = Normalizer(Contract.load(settings.topics.prefix))
-    sender = Sender(settings.kafka, Metrics())
+async def _replay(settings: Settings, wanted: Chosen, *, publish: bool) -> _Outcome:
+    contract = Contract.load(settings.topics.prefix)
+    normalizer = Normalizer(contract)
+    sender = await sender_of(settings, contract)
     outcome = _Outcome()
     chunk: list[tuple[DeadLetter, Prepared]] = []
     try:
-        async for letter in _letters(settings, chosen):
+        async for letter in _letters(settings, wanted):
             event = normalizer.event(letter.delivery)
             if event.event_type == DEAD_LETTER:
                 outcome.dead += 1

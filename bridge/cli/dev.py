@@ -33,6 +33,7 @@ from bridge.contract import Contract, schemas_directory
 from bridge.embedded import EmbeddedBroker
 from bridge.errors import BridgeError
 from bridge.kafka import client_options
+from bridge.wire import unframed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -182,7 +183,7 @@ async def _existing(wanted: set[str], options: dict[str, Any]) -> set[str]:
 
 async def _print(consumer: AIOKafkaConsumer, console: Console) -> None:
     async for record in consumer:
-        console.print(event_line(record), soft_wrap=True)
+        console.print(event_line(unframed(record)), soft_wrap=True)
 
 
 def event_line(record: ConsumerRecord) -> Text:

@@ -22,6 +22,7 @@ from bridge.gumlet_api import GumletApi, Webhook, gumlet_api
 from bridge.kafka import admin_client, client_options
 from bridge.kafka_reader import reading
 from bridge.normalize import Normalizer
+from bridge.registry import registry, subject_of
 from bridge.topics import survey
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def doctor(
     as_json: AsJson = False,  # noqa: FBT002
     config_file: ConfigFile = None,
 ) -> None:
-    """Check configuration, schemas, journal, Kafka and, with an API key, the webhook at Gumlet and the clock.
+    """Check configuration, schemas, journal, Kafka, a schema registry and, with an API key, the webhook and the clock.
 
     Changes nothing, and is safe beside a running daemon. Ends with 1 when something failed.
 
@@ -83,6 +84,7 @@ async def _examine(config_file: Path | None, url: str | None) -> list[Finding]:
     findings.append(Finding("schemas", "ok", f"{len(contract.topics)} topics"))
     findings.append(_journal(settings))
     findings += await _kafka(settings, contract)
+    findings += await _registry(settings, contract)
     findings += await _gumlet(settings, url)
     return findings
 
@@ -142,6 +144,22 @@ async def _kafka(settings: Settings, contract: Contract) -> list[Finding]:
         Finding("topics", "failed", f"{each.topic}: {each.subject} is {each.found}, not {each.wanted}", each.fix)
         for each in differences
     ]
+
+
+async def _registry(settings: Settings, contract: Contract) -> list[Finding]:
+    """Ask the schema registry, if there is one, for every schema."""
+    if settings.registry.url is None:
+        return []
+    try:
+        async with registry(settings.registry) as there:
+            missing = [subject_of(topic) for topic in contract.topics.values() if await there.find(topic) is None]
+    except BridgeError as error:
+        return [_failed("registry", error, "")]
+    if not missing:
+        return [Finding("registry", "ok", f"{settings.registry.url} has all schemas")]
+    detail = f"{len(missing)} schemas are not registered, {missing[0]} the first"
+    waits = settings.registry.wire_format != "plain"
+    return [Finding("registry", "failed" if waits else "warning", detail, "`bridge schemas register`")]
 
 
 async def _gumlet(settings: Settings, url: str | None) -> list[Finding]:

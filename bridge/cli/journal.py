@@ -1,4 +1,4 @@
-"""`bridge journal`: what a journal on disk holds, and what can be got out of a damaged one."""
+"""`bridge journal`: what a journal on disk holds, getting it to Kafka without a daemon, and out of a damaged file."""
 
 from __future__ import annotations
 
@@ -6,17 +6,30 @@ import base64
 import sqlite3
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
 import typer
 
 from bridge import config
+from bridge.cli.choosing import AssetId, Chosen, EventType, Reason, Since, Until, chosen
+from bridge.cli.journal_drain import Directory, damaged, drain
+from bridge.cli.output import AsJson, ConfigFile, Output, export_lines, progress, show_rows
+from bridge.contract import DEAD_LETTER, Contract
+from bridge.dead_letters import readable
 from bridge.errors import BridgeError
-from bridge.event import Delivery
+from bridge.event import Delivery, Event
+from bridge.fields import rfc3339
 from bridge.journal_file import FILE_NAME, Group, JournalFile, lock, pack
 from bridge.journal_salvage import Salvage
 from bridge.journal_salvage import salvage as read_damaged
+from bridge.journal_view import Held, viewing
+from bridge.normalize import Normalizer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from bridge.config import Settings
 
 PUT_BACK = 500
 """Deliveries put back in one commit."""
@@ -25,22 +38,150 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
-    help="The journal on disk: what is set aside as damaged, and how to get it out.",
+    help="The journal on disk: what waits in it, whether it is whole, and how to get it out.",
 )
+app.command()(drain)
 
 
 @app.command("list")
-def list_damaged(
-    directory: Annotated[
-        Path | None, typer.Option("--dir", help="The journal's directory.", show_default="BRIDGE_JOURNAL_DIR")
-    ] = None,
+def list_(  # noqa: PLR0913, PLR0917 - one parameter for each option
+    directory: Directory = None,
+    since: Since = None,
+    until: Until = None,
+    event_type: EventType = None,
+    asset: AssetId = None,
+    reason: Reason = None,
+    as_json: AsJson = False,  # noqa: FBT002
+    config_file: ConfigFile = None,
 ) -> None:
-    """Show the files that were set aside because they were damaged, and what can be read of each.
+    """List the deliveries that wait, without their bodies, and the files that were set aside as damaged.
 
-    Example: `bridge journal list --dir /var/lib/bridge`
+    Safe beside the running daemon. Each line says what today's normalizer makes of the delivery: its topic, its id,
+    and of a dead letter the reason. Ends with 1 when a part of the journal is damaged.
+
+    Examples:
+    `bridge journal list --dir /var/lib/bridge --type video.status.ready --since 2h`
+
+    `bridge journal list | jq -r .topic | sort | uniq -c`
     """
-    for path in _damaged(directory or config.load().journal.dir):
+    settings = config.load(config_file)
+    where = directory or settings.journal.dir
+    for path in damaged(where):
         _tell(path, _read(path))
+    lines = _lines(settings, where, chosen(since, until, event_type, asset, reason))
+    columns = ("place", "received_at", "source", "topic", "asset_id", "reason", "parked")
+    show_rows((about for about, _ in lines), columns, as_json=as_json)
+
+
+@app.command()
+def show(
+    known_as: Annotated[str, typer.Argument(metavar="ID", help="The event's id, or its place in `list`.")],
+    directory: Directory = None,
+    config_file: ConfigFile = None,
+) -> None:
+    """Show a delivery whole, with its body. Ends with 1 when there is none.
+
+    Example: `bridge journal show 4711 --dir /var/lib/bridge`
+    """
+    settings = config.load(config_file)
+    found = False
+    for about, delivery in _lines(settings, directory or settings.journal.dir, Chosen(known_as=known_as)):
+        found = True
+        typer.echo(orjson.dumps(about | readable(delivery.body), option=orjson.OPT_INDENT_2).decode())
+    if not found:
+        raise BridgeError(
+            f"{known_as}: no such delivery waits. Fix: take an id or a place from `bridge journal list`; what has left "
+            "is on Kafka."
+        )
+
+
+@app.command()
+def export(  # noqa: PLR0913, PLR0917 - one parameter for each option
+    output: Output = None,
+    directory: Directory = None,
+    since: Since = None,
+    until: Until = None,
+    event_type: EventType = None,
+    asset: AssetId = None,
+    reason: Reason = None,
+    config_file: ConfigFile = None,
+) -> None:
+    """Write the deliveries that wait as JSON lines: what `list` says of each, and its `body`.
+
+    A body that is neither JSON nor text is in `body_base64`. Safe beside the running daemon; nothing leaves the
+    journal. Ends with 1 when a part of the journal is damaged.
+
+    Example: `bridge journal export --dir /var/lib/bridge -o waiting.jsonl`
+    """
+    settings = config.load(config_file)
+    lines = _lines(settings, directory or settings.journal.dir, chosen(since, until, event_type, asset, reason))
+    export_lines((about | readable(delivery.body) for about, delivery in lines), output, "deliveries")
+
+
+@app.command()
+def verify(
+    directory: Directory = None,
+    as_json: AsJson = False,  # noqa: FBT002
+    config_file: ConfigFile = None,
+) -> None:
+    """Check every row's checksum, and the sequence and the running totals from row to row.
+
+    Safe beside the running daemon. One line for each fault; ends with 1 when there is one.
+
+    Example: `bridge journal verify --dir /var/lib/bridge`
+    """
+    with viewing(directory or config.load(config_file).journal.dir) as view:
+        count = size = parked = 0
+        with progress("deliveries checked", view.count()) as move_on:
+            for held in view.held():
+                move_on(1)
+                count += 1
+                parked += held.parked is not None
+                size += len(held.delivery.body)
+        show_rows(({"fault": each} for each in view.faults), ["fault"], as_json=as_json)
+        typer.echo(
+            f"{view.path}: {count} deliveries whole ({parked} parked), {size} bytes of bodies, "
+            f"{len(view.faults)} faults.",
+            err=True,
+        )
+        if view.faults:
+            raise typer.Exit(1)
+
+
+def _lines(settings: Settings, directory: Path, wanted: Chosen) -> Iterator[tuple[dict[str, Any], Delivery]]:
+    """Yield the deliveries that are meant, each with what is to be said of it; then end with 1 if there are faults."""
+    normalizer = Normalizer(Contract.load(settings.topics.prefix))
+    with viewing(directory) as view:
+        with progress("deliveries read", view.count()) as move_on:
+            for held in view.held():
+                move_on(1)
+                about = _about(held, normalizer.event(held.delivery))
+                if wanted.takes(held.delivery.received_ms, about, (about["place"], about["id"])):
+                    yield about, held.delivery
+        for fault in view.faults:
+            typer.echo(f"bridge: {fault}", err=True)
+        if view.faults:
+            raise typer.Exit(1)
+
+
+def _about(held: Held, event: Event) -> dict[str, Any]:
+    about: dict[str, Any] = {
+        "place": held.place,
+        "id": event.id,
+        "received_at": rfc3339(held.delivery.received_ms),
+        "source": held.delivery.source,
+        "topic": event.topic,
+        "size_bytes": len(held.delivery.body),
+    }
+    said = orjson.loads(event.value)
+    if (event_type := said.get("event_type") or said.get("type")) is not None:
+        about["event_type"] = event_type
+    if event.key is not None:
+        about["asset_id"] = event.key.decode()
+    about |= {
+        name: said[name] for name in ("reason", "detail", "pointer") if event.event_type == DEAD_LETTER and name in said
+    }
+    return about if held.parked is None else about | {"parked": held.parked}
 
 
 @app.command("salvage")
@@ -78,10 +219,6 @@ def salvage_(
             "body_base64": base64.b64encode(delivery.body).decode(),
         }
         sys.stdout.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE).decode())
-
-
-def _damaged(directory: Path) -> list[Path]:
-    return sorted(path for path in directory.glob(f"{FILE_NAME}.damaged-*") if not path.name.endswith(("-wal", "-shm")))
 
 
 def _read(path: Path) -> Salvage:

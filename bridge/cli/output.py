@@ -17,6 +17,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from bridge.errors import BridgeError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
@@ -26,6 +28,10 @@ ConfigFile = Annotated[
 ]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print JSON lines. It is what a pipe or a file gets without asking.")
+]
+
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", dir_okay=False, help="File to write; otherwise standard output.")
 ]
 
 _UNITS_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 7 * 86_400_000}
@@ -71,6 +77,23 @@ def show_rows(rows: Iterable[dict[str, Any]], columns: Iterable[str], *, as_json
     for row in rows:
         table.add_row(*(Text(printable(row.get(name))) for name in names))
     Console().print(table if table.row_count else "None.")
+
+
+def export_lines(lines: Iterable[Any], output: Path | None, what: str) -> None:
+    """Write JSON lines to a file, and tell how many of `what`; without a file, to standard output."""
+    if output is None:
+        for line in lines:
+            write_line(line)
+        return
+    count = 0
+    try:
+        with output.open("wb") as file:
+            for line in lines:
+                file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+                count += 1
+    except OSError as error:
+        raise BridgeError(f"{output}: {error.strerror}. Fix: name a file that can be written.") from error
+    typer.echo(f"{count} {what} written to {output}.", err=True)
 
 
 @contextmanager

@@ -1,14 +1,27 @@
-"""What the tools that publish share: sending some events and saying what became of them."""
+"""What the tools that publish share: a sender as the daemon's, sending some events, saying what became of them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bridge.framing import FramingSender, sender_factory
+from bridge.metrics import Metrics
+
 if TYPE_CHECKING:
+    from bridge.config import Settings
+    from bridge.contract import Contract
     from bridge.sender import Prepared, Sender
 
 ATTEMPTS = 5
 """How often what Kafka neither confirmed nor refused is sent again."""
+
+
+async def sender_of(settings: Settings, contract: Contract) -> Sender:
+    """Return a sender in the configured wire format. Raises RegistryFails: a tool does not wait for a registry."""
+    sender = sender_factory(settings.registry, contract)(settings.kafka, Metrics())
+    if isinstance(sender, FramingSender):
+        await sender.frames.learn()
+    return sender
 
 
 async def send_all(sender: Sender, events: list[Prepared]) -> dict[int, str]:

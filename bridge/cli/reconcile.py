@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,15 +12,15 @@ from yarl import URL
 
 from bridge import config
 from bridge.cli.output import AsJson, ConfigFile, moment, piped, progress, show_rows
-from bridge.cli.publishing import send_all
+from bridge.cli.publishing import send_all, sender_of
 from bridge.contract import Contract
 from bridge.errors import BridgeError
 from bridge.gumlet_api import GumletApi, Webhook, gumlet_api
 from bridge.kafka_reader import reading
-from bridge.metrics import Metrics
 from bridge.normalize import Normalizer
-from bridge.reconcile import Findings, Missing, OnKafka, from_history, from_lists, in_order, made
-from bridge.sender import Prepared, Sender
+from bridge.reconcile import Missing, OnKafka, from_history, from_lists, in_order, made
+from bridge.reconcile_state import Checkpoint, State
+from bridge.sender import Prepared
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,6 +43,10 @@ def reconcile(  # noqa: PLR0913, PLR0917 - one parameter for each option
     since: Annotated[str, typer.Option(help="Look at events and assets from then on: 2d, 7d, 2026-01-31.")] = "7d",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what is missing; publish nothing.")] = False,  # noqa: FBT002
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,  # noqa: FBT002
+    state: Annotated[
+        Path | None,
+        typer.Option(dir_okay=False, help="File that remembers how far it came; removed once it is through."),
+    ] = None,
     as_json: AsJson = False,  # noqa: FBT002
     config_file: ConfigFile = None,
 ) -> None:
@@ -49,45 +54,60 @@ def reconcile(  # noqa: PLR0913, PLR0917 - one parameter for each option
 
     Compares the webhook's history and the asset lists with Kafka. What is missing of an asset's final state (ready,
     errored, deleted, repackaged) is published from what the API says of the asset now, with the header `ce_origin:
-    reconciliation` and an id of its own that is the same at every run: a second run publishes nothing new, and one
-    that was interrupted is resumed by running it again. An intermediate state is gone; it is only reported. Keep
-    --since within what the topics keep, or what Kafka has forgotten is published again.
+    reconciliation` and an id of its own that is the same at every run: a second run publishes nothing new. An
+    intermediate state is gone; it is only reported. Keep --since within what the topics keep, or what Kafka has
+    forgotten is published again.
+
+    An interrupted run is resumed by running it again. With --state it does not ask Gumlet again what it asked already,
+    which counts where the 1,000 requests an hour are the limit; a file older than a day is not gone on from. Without,
+    it begins anew. Either way nothing is published twice.
 
     Ends with 1 when something could not be published.
 
     Examples:
     `bridge reconcile --dry-run`
 
-    `bridge reconcile --since 3d --yes` (in a CronJob)
+    `bridge reconcile --since 3d --yes --state /var/lib/bridge/reconcile.json` (in a CronJob)
     """
     settings = config.load(config_file)
-    rows, failed = asyncio.run(_reconcile(settings, webhook or [], moment(since), dry_run=dry_run, yes=yes))
+    checkpoint = Checkpoint(None if dry_run else state)
+    rows, failed = asyncio.run(_reconcile(settings, webhook or [], moment(since), checkpoint, dry_run=dry_run, yes=yes))
     if dry_run or as_json or piped():
         show_rows(rows, COLUMNS, as_json=as_json, title="never came")
     if failed:
         raise typer.Exit(1)
 
 
-async def _reconcile(
-    settings: Settings, ids: list[str], since_ms: int, *, dry_run: bool, yes: bool
+async def _reconcile(  # noqa: PLR0913 - where, what, since when, and how
+    settings: Settings, ids: list[str], since_ms: int, checkpoint: Checkpoint, *, dry_run: bool, yes: bool
 ) -> tuple[list[dict[str, Any]], int]:
     contract = Contract.load(settings.topics.prefix)
+    identity = [settings.gumlet.api_url, settings.kafka.bootstrap_servers, settings.topics.prefix, sorted(ids)]
+    state = checkpoint.load(str(identity))
+    if state is None:
+        state = State(str(identity), int(time.time() * 1000))
+    else:
+        _tell(f"Going on: {len(state.surveyed)} webhooks are surveyed, {len(state.rows)} events are through.")
     async with gumlet_api(settings.gumlet, _tell) as api:
         webhooks = await _webhooks(api, ids)
-        findings = await _survey(api, webhooks, await _on_kafka(settings, contract, since_ms), since_ms)
-        unknowable = [each.line(UNKNOWABLE) for each in findings.unknowable]
-        missing = in_order(findings.missing)
+        kafka = await _on_kafka(settings, contract, since_ms)
+        await _survey(api, webhooks, kafka, since_ms, state, checkpoint)
+        unknowable = [each.line(UNKNOWABLE) for each in state.unknowable]
+        through = {row["id"] for row in state.rows}
+        left = [each for each in in_order(state.missing) if each.known_as not in through]
+        missing = [each for each in left if not kafka.has(each)]
+        state.rows += [each.line("on Kafka since") for each in left if kafka.has(each)]
         if dry_run:
             return [each.line("would be published") for each in missing] + unknowable, 0
         if missing and not yes:
             show_rows([each.line("would be published") for each in missing] + unknowable, COLUMNS, as_json=False)
             typer.confirm(f"Publish these {len(missing)}?", abort=True, err=True)
-        rows = await _publish(settings, api, missing, Normalizer(contract))
-    published = sum(row["outcome"] == "published" for row in rows)
-    failed = sum(str(row["outcome"]).startswith("failed") for row in rows)
-    gone = len(rows) - published - failed + len(unknowable)
+        await _publish(settings, api, missing, contract, state, checkpoint)
+    checkpoint.done()
+    outcomes = [str(row["outcome"]).partition(":")[0] for row in state.rows + unknowable]
+    published, failed, gone = map(outcomes.count, ("published", "failed", "unknowable"))
     _tell(f"{published} published, {failed} failed, {gone} unknowable because the state is gone.")
-    return rows + unknowable, failed
+    return state.rows + unknowable, failed
 
 
 def _tell(words: str) -> None:
@@ -121,18 +141,22 @@ async def _webhooks(api: GumletApi, ids: list[str]) -> list[Webhook]:
     return found
 
 
-async def _survey(api: GumletApi, webhooks: list[Webhook], kafka: OnKafka, since_ms: int) -> Findings:
-    findings = Findings()
-    with progress("webhooks surveyed", len(webhooks)) as move_on:
-        for webhook in webhooks:
+async def _survey(  # noqa: PLR0913, PLR0917 - where to look, what is known, and where it is kept
+    api: GumletApi, webhooks: list[Webhook], kafka: OnKafka, since_ms: int, state: State, checkpoint: Checkpoint
+) -> None:
+    """Add to `state` what the webhooks that are not surveyed yet show."""
+    left = [webhook for webhook in webhooks if webhook.id not in state.surveyed]
+    with progress("webhooks surveyed", len(left)) as move_on:
+        for webhook in left:
             source = source_of(webhook.url)
             history = await api.history(webhook.id)
-            found = from_history(history, source, kafka, since_ms)
-            findings.missing += found.missing
-            findings.unknowable += found.unknowable
-            findings.missing += await from_lists(api, webhook, history, since_ms, source, kafka)
+            missing, unknowable = from_history(history, source, kafka, since_ms)
+            missing += await from_lists(api, webhook, history, since_ms, source, kafka)
+            state.missing += missing
+            state.unknowable += unknowable
+            state.surveyed.append(webhook.id)
+            checkpoint.save(state)
             move_on(1)
-    return findings
 
 
 def source_of(url: str) -> str:
@@ -141,36 +165,41 @@ def source_of(url: str) -> str:
     return last if head.endswith(PATH) else "default"
 
 
-async def _publish(
-    settings: Settings, api: GumletApi, missing: list[Missing], normalizer: Normalizer
-) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    sender = Sender(settings.kafka, Metrics())
+async def _publish(  # noqa: PLR0913, PLR0917 - from where, what, to where, and where it is kept
+    settings: Settings,
+    api: GumletApi,
+    missing: list[Missing],
+    contract: Contract,
+    state: State,
+    checkpoint: Checkpoint,
+) -> None:
+    """Make and publish events, some at a time; add to `state` what became of each."""
+    normalizer = Normalizer(contract)
+    sender = await sender_of(settings, contract)
     last_ms = 0
     try:
         with progress("events made and published", len(missing)) as move_on:
             for chunk in _chunks(missing):
                 ready: list[tuple[Missing, Prepared]] = []
                 for each in chunk:
-                    event_and_delivery = await made(api, each, normalizer)
+                    event_and_delivery = await made(api, each, normalizer, last_ms)
+                    move_on(1)
                     if event_and_delivery is None:
-                        rows.append(each.line(UNKNOWABLE))
+                        state.rows.append(each.line(UNKNOWABLE))
                         continue
                     event, delivery = event_and_delivery
                     if event.event_type != each.event_type:
-                        rows.append(each.line("failed: the API's answer breaks the schema"))
+                        state.rows.append(each.line("failed: the API's answer breaks the schema"))
                         continue
-                    # One after the other also in time: a consumer that sorts by it sees the final state last.
-                    last_ms = max(last_ms + 1, int(time.time() * 1000))
-                    ready.append((each, Prepared(event._replace(received_ms=last_ms), delivery)))
+                    last_ms = event.received_ms
+                    ready.append((each, Prepared(event, delivery)))
                 refusals = await send_all(sender, [prepared for _, prepared in ready])
                 for each, prepared in ready:
                     refusal = refusals.get(id(prepared))
-                    rows.append(each.line("published" if refusal is None else f"failed: {refusal}"))
-                move_on(len(chunk))
+                    state.rows.append(each.line("published" if refusal is None else f"failed: {refusal}"))
+                checkpoint.save(state)
     finally:
         await sender.close()
-    return rows
 
 
 def _chunks(missing: list[Missing]) -> Iterator[list[Missing]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import urllib.request
 from pathlib import Path
 from typing import Annotated
 
@@ -13,9 +12,10 @@ from rich.json import JSON
 from rich.table import Column, Table
 
 from bridge import asyncapi, baseline, contract_page
+from bridge.cli import schemas_drift, schemas_registry
+from bridge.cli.schemas_registry import Directory
 from bridge.compatibility import BACKWARD, FORWARD, Verdict, compare
 from bridge.contract import COMMON, Contract, Topic, schemas_directory
-from bridge.drift import proposal
 from bridge.errors import BridgeError
 from bridge.references import bundled, expanded, read_files
 
@@ -23,15 +23,10 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
-    help="The contract's files: list, show, bundle, describe, and check for compatibility. Needs no Kafka.",
+    help="The contract's files: list, show, bundle, describe, check for compatibility, put into a registry. Needs no "
+    "Kafka.",
 )
 
-Directory = Annotated[
-    Path | None,
-    typer.Option(
-        "--schemas", metavar="DIRECTORY", help="The schema files; those that came with the bridge if left out."
-    ),
-]
 Write = Annotated[bool, typer.Option("--write", help="Write the file in the directory of the schemas.")]
 Check = Annotated[bool, typer.Option("--check", help="Only fail with 1 when the file there is another.")]
 
@@ -181,31 +176,9 @@ def page(directory: Directory = None, *, write: Write = False, check: Check = Fa
     _made(directory, contract_page.FILE, contract_page.render(_contract(directory)), write=write, check=check)
 
 
-@app.command()
-def drift(
-    admin: Annotated[
-        str, typer.Option(metavar="URL", help="The daemon's admin port.", envvar="BRIDGE_ADMIN_URL")
-    ] = "http://127.0.0.1:8081",
-) -> None:
-    """Show what a running bridge was sent that the contract does not know, and the change that would take it in.
-
-    Counted since the daemon started. Exit with 1 when there is any.
-
-    Example: `bridge schemas drift --admin http://bridge-0:8081`
-    """
-    try:
-        with urllib.request.urlopen(f"{admin.rstrip('/')}/drift", timeout=10) as answer:  # noqa: S310 - the user's URL
-            sightings = orjson.loads(answer.read())
-    except (OSError, ValueError) as error:
-        raise BridgeError(f"{admin} does not answer: {error}. Fix: --admin with the daemon's admin URL.") from error
-    console = Console(soft_wrap=True)
-    for seen in sightings:
-        place = f"{seen['event_type']} {seen['path']}".strip()
-        console.print(f"{seen['kind']}: {place} ({seen['deliveries']})", highlight=False, markup=False)
-        console.print(f"  {proposal(seen)}", highlight=False, markup=False)
-    if sightings:
-        raise typer.Exit(1)
-    console.print("Nothing that the contract does not know.")
+app.command()(schemas_registry.register)
+app.command()(schemas_registry.status)
+app.command()(schemas_drift.drift)
 
 
 def _made(directory: Path | None, name: str, text: str, *, write: bool, check: bool) -> None:

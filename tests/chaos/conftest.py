@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 from tests.brokers import ApacheKafka
 from tests.chaos.framework import SEED, Chaos, Line, kafka_with_proxied_listener, table
 
+FAULTS = Path(__file__).with_name("faults.c")
 _lines: list[Line] = []
 
 
@@ -19,6 +22,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section(f"chaos, CHAOS_SEED={SEED}")
         for row in table(_lines):
             terminalreporter.write_line(row)
+        lost, took = sum(line.lost for line in _lines), sum(line.took for line in _lines)
+        terminalreporter.write_line(f"{len(_lines)} scenarios, lost {lost}, {took:.0f} s")
 
 
 @pytest.fixture(scope="session")
@@ -33,6 +38,17 @@ def victim(_shared_victim: ApacheKafka) -> Iterator[ApacheKafka]:
     yield _shared_victim
     _shared_victim.thaw()
     _shared_victim.start()
+
+
+@pytest.fixture(scope="session")
+def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Compile the library that is preloaded into a daemon to hurt it; skip, by name, where there is no compiler."""
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler to build the faults with")
+    library = tmp_path_factory.mktemp("faults") / "faults.so"
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", str(library), str(FAULTS)], check=True)
+    return library
 
 
 @pytest.fixture

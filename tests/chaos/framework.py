@@ -18,7 +18,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from aiokafka import ConsumerRecord
 from yarl import URL
 
 from bridge.cli.webhook_sender import Plan
@@ -26,7 +25,7 @@ from bridge.contract import Contract
 from bridge.event import canonical, content_id
 from tests.brokers import ApacheKafka
 from tests.brokers.apache import free_port
-from tests.checker import judge, kept, read_all
+from tests.checker import Kept, judge, kept, read_kept
 from tests.daemon import Daemon, Load, wait_for
 
 LONG = os.environ.get("CHAOS") == "long"
@@ -46,6 +45,7 @@ class Line(NamedTuple):
     lost: int
     silence: float
     drain: float
+    took: float
     note: str = ""
 
 
@@ -56,7 +56,11 @@ def kafka_with_proxied_listener(libs: Path, directory: Path) -> ApacheKafka:
         libs,
         directory,
         listeners={"PROXIED": f"127.0.0.1:{behind}"},
-        properties={"listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,PROXIED:PLAINTEXT"},
+        properties={
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,PROXIED:PLAINTEXT",
+            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+            "allow.everyone.if.no.acl.found": "true",
+        },
     )
     node._properties["advertised.listeners"] = f"PLAINTEXT://{node.bootstrap_servers},PROXIED://127.0.0.1:{proxy}"
     return node
@@ -93,6 +97,7 @@ class Chaos:
         self.sent_ids: set[str] = set()
         self.loads: list[Load] = []
         self._lines = lines
+        self._began = time.monotonic()
 
     def bridge(self, bootstrap_servers: str = "", wrapper: Sequence[str] = (), **settings: Any) -> Daemon:
         """Return a daemon that is not started yet; `wrapper` is a command that runs it."""
@@ -109,6 +114,14 @@ class Chaos:
         self.loads.append(load)
         return load
 
+    def past(self, daemon: Daemon, count: int = 1) -> None:
+        """Wait until so many more deliveries are acknowledged; a load that has ended is followed by another."""
+        if self.loads[-1].process.poll() is not None:
+            self.load(daemon, self.scaled(1000, 4000), rate=500)  # a fault that meets no load proves nothing
+        load = self.loads[-1]
+        already = load.acknowledged_so_far()
+        wait_for(lambda: load.acknowledged_so_far() >= already + count or load.process.poll() is not None)
+
     def scaled(self, short: int, long: int) -> int:
         """Return one of two sizes."""
         return long if self.long else short
@@ -120,7 +133,7 @@ class Chaos:
     async def verdict(
         self,
         daemon: Daemon,
-        earlier: Iterable[ConsumerRecord] = (),
+        earlier: Iterable[Kept] = (),
         note: str = "",
         forgiven: int = 0,
         backlog: Iterable[dict[str, Any]] = (),
@@ -135,7 +148,7 @@ class Chaos:
         began = time.monotonic()
         await asyncio.to_thread(wait_for, daemon.drained, DRAIN_SECONDS, "everything on Kafka")
         drain = time.monotonic() - began
-        records = [*earlier, *await read_all(self.bootstrap_servers, topics(self.prefix))]
+        records = [*earlier, *await asyncio.to_thread(read_kept, self.bootstrap_servers, topics(self.prefix))]
         acknowledged = [*backlog, *(each for load in self.loads for each in load.acknowledged())]
         verdict = judge(acknowledged, records, self.sent_ids)
         refused: Counter[str] = Counter()
@@ -153,6 +166,7 @@ class Chaos:
                 max(0, len(verdict.lost) - forgiven),
                 max((report["longest_silence_seconds"] for report in reports), default=0.0),
                 drain,
+                time.monotonic() - self._began,
                 ", ".join(filter(None, [note, f"{len(verdict.lost)} destroyed on disk" if forgiven else ""])),
             )
         )
@@ -164,7 +178,19 @@ class Chaos:
 
 def table(lines: Sequence[Line]) -> list[str]:
     """Return the table as text, a line a scenario."""
-    heads = ("scenario", "sent", "ack'd", "refused", "published", "repeated", "lost", "silence s", "drain s", "note")
+    heads = (
+        "scenario",
+        "sent",
+        "ack'd",
+        "refused",
+        "published",
+        "repeated",
+        "lost",
+        "silence s",
+        "drain s",
+        "took s",
+        "note",
+    )
     rows = [
         heads,
         *(tuple(f"{value:.1f}" if isinstance(value, float) else str(value) for value in line) for line in lines),

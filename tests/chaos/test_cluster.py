@@ -11,7 +11,6 @@ import pytest
 
 from tests.brokers import ApacheKafka
 from tests.chaos.framework import Chaos
-from tests.daemon import wait_for
 
 
 @pytest.fixture
@@ -51,12 +50,12 @@ async def test_cluster_loses_a_leader_then_its_quorum(chaos: Chaos, cluster: lis
     """With one node of three gone events flow; with two gone they wait; healed, all are there."""
     chaos.bootstrap_servers = ",".join(node.bootstrap_servers for node in cluster)
     with chaos.bridge(topics_replication_factor=3) as daemon:
-        load = chaos.load(daemon, chaos.scaled(2500, 6000), rate=chaos.scaled(250, 200))
-        wait_for(lambda: load.acknowledged_so_far() > 200)
+        chaos.load(daemon, chaos.scaled(1500, 6000), rate=chaos.scaled(300, 200))
+        chaos.past(daemon, 200)
         cluster[0].kill()  # it leads a third of the partitions
-        wait_for(lambda: load.acknowledged_so_far() > 800)
+        chaos.past(daemon, chaos.scaled(300, 600))
         cluster[1].kill()
-        wait_for(lambda: load.acknowledged_so_far() > 1600)
+        chaos.past(daemon, chaos.scaled(300, 800))
         with ThreadPoolExecutor(2) as starters:
             await asyncio.to_thread(lambda: list(starters.map(ApacheKafka.start, cluster[:2])))
         await chaos.verdict(daemon, note="leader, then quorum")

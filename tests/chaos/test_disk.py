@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -12,20 +11,7 @@ import pytest
 
 from tests.brokers import ApacheKafka
 from tests.chaos.framework import Chaos
-from tests.daemon import Daemon, Load, wait_for
-
-SHIM = Path(__file__).with_name("failing_disk.c")
-
-
-@pytest.fixture(scope="session")
-def failing_disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Compile the library that lets the disk fail."""
-    compiler = shutil.which("gcc") or shutil.which("cc")
-    if compiler is None:
-        pytest.skip("no C compiler to build the failing disk with")
-    library = tmp_path_factory.mktemp("shim") / "failing_disk.so"
-    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", str(library), str(SHIM), "-ldl"], check=True)
-    return library
+from tests.daemon import Daemon, wait_for
 
 
 @pytest.fixture
@@ -47,37 +33,63 @@ def refusals(daemon: Daemon, reason: str) -> float:
     return daemon.metric(f'bridge_refusals_total{{reason="{reason}",status="503"}}')
 
 
-def past(load: Load, count: int) -> None:
-    """Wait until so many more deliveries are acknowledged, or the load has ended."""
-    already = load.acknowledged_so_far()
-    wait_for(lambda: load.acknowledged_so_far() > already + count or load.process.poll() is not None)
+def no_longer_acknowledged(chaos: Chaos, daemon: Daemon) -> int:
+    """Wait until the disk's fault is met, and return how many deliveries are acknowledged in a second of it."""
+    before = refusals(daemon, "journal_failing")
+    reached = chaos.loads[-1].acknowledged_so_far() + 200
+    wait_for(
+        lambda: (
+            refusals(daemon, "journal_failing") > before
+            or chaos.loads[-1].acknowledged_so_far() > reached
+            or chaos.loads[-1].process.poll() is not None
+        ),
+        what="the fault",
+    )
+    time.sleep(0.3)
+    already = chaos.loads[-1].acknowledged_so_far()
+    time.sleep(0.7)
+    return chaos.loads[-1].acknowledged_so_far() - already
 
 
-@pytest.mark.parametrize("fault", ["sync", "write"])
-async def test_disk_fails(chaos: Chaos, failing_disk: Path, fault: str) -> None:
-    """While writes or syncs fail every delivery is refused with 503; when the disk is mended, they flow again."""
+@pytest.mark.parametrize("fault", ["sync", "write", "read-only"])
+async def test_disk_fails(chaos: Chaos, faults: Path, fault: str) -> None:
+    """While the disk fails every delivery is refused with 503; when it is mended, they flow again.
+
+    The daemon is killed while it fails: what it wrote and could not sync is no promise, what it had promised is there.
+    """
     said = chaos.directory / "fault"
-    wrapper = ["env", f"LD_PRELOAD={failing_disk}", f"DISK_FAULT={said}"]
-    with chaos.bridge(wrapper=wrapper) as daemon:
-        load = chaos.load(daemon, chaos.scaled(1500, 6000), rate=500)
-        for _ in range(chaos.scaled(1, 4)):
-            past(load, 200)
+    with chaos.bridge(wrapper=["env", f"LD_PRELOAD={faults}", f"DISK_FAULT={said}"]) as daemon:
+        chaos.load(daemon, chaos.scaled(800, 6000), rate=500)
+        wrongly = 0
+        for _ in range(chaos.scaled(1, 3)):
+            chaos.past(daemon, 200)
             said.write_text(fault)
-            wait_for(lambda: refusals(daemon, "journal_failing") > 0, what="a refusal")
-            time.sleep(0.3)
-            before = load.acknowledged_so_far()
-            time.sleep(0.7)
-            assert load.acknowledged_so_far() == before, "acknowledged while the disk failed"
+            wrongly += no_longer_acknowledged(chaos, daemon)
+            daemon.kill()
             said.unlink()
-        await chaos.verdict(daemon, note=f"{refusals(daemon, 'journal_failing'):.0f} refused")
+            daemon.start()
+        await chaos.verdict(daemon)
+        assert not wrongly, f"{wrongly} acknowledged while the disk failed"
+
+
+def test_read_only_journal_is_told_at_start(chaos: Chaos, faults: Path) -> None:
+    """A daemon that can never keep its promise does not start, and says what to do."""
+    said = chaos.directory / "fault"
+    daemon = chaos.bridge(wrapper=["env", f"LD_PRELOAD={faults}", f"DISK_FAULT={said}"])
+    with daemon:
+        assert daemon.stop() == 0
+        said.write_text("read-only")
+        assert daemon.spawn().wait(30) == 1
+        assert "Read-only file system" in daemon.log()
+        assert "Fix: make it writable" in daemon.log()
 
 
 async def test_disk_full_and_freed(chaos: Chaos, small_disk: Path) -> None:
     """On a full disk deliveries are refused with 503; when there is room again, they flow."""
     with chaos.bridge(journal_dir=small_disk / "journal") as daemon:
-        load = chaos.load(daemon, chaos.scaled(1500, 6000), rate=500)
+        chaos.load(daemon, chaos.scaled(1000, 6000), rate=500)
         for _ in range(chaos.scaled(1, 4)):
-            past(load, 200)
+            chaos.past(daemon, 200)
             subprocess.run(
                 ["dd", "if=/dev/zero", f"of={small_disk / 'filler'}", "bs=4096"], stderr=subprocess.DEVNULL, check=False
             )
@@ -89,9 +101,12 @@ async def test_disk_full_and_freed(chaos: Chaos, small_disk: Path) -> None:
 
 async def test_journal_at_its_bound(chaos: Chaos, victim: ApacheKafka) -> None:
     """A journal at its bound refuses with 503 and takes deliveries again as Kafka takes events."""
+    bound = 1024 * 1024
     victim.stop()
-    with chaos.bridge(journal_max_bytes=1024 * 1024) as daemon:
-        chaos.load(daemon, chaos.scaled(3000, 6000), **{"retry-after": 1.0})
-        wait_for(lambda: refusals(daemon, "journal_full") > 0, 30, "a full journal")
+    with chaos.bridge(journal_max_bytes=bound) as daemon:
+        load = chaos.load(daemon, chaos.scaled(2000, 6000), **{"retry-after": 1.0})
+        wait_for(lambda: refusals(daemon, "journal_full") or load.process.poll() is not None, 30, "a full journal")
+        held = daemon.status()["journal"]["bytes"]
         victim.start()
         await chaos.verdict(daemon, note=f"{refusals(daemon, 'journal_full'):.0f} refused")
+        assert held <= bound

@@ -16,6 +16,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from bridge.contract import Contract, schemas_directory
 from bridge.event import Delivery, Event
 from bridge.normalize import Normalizer
+from bridge.wire import guid_header, id_prefix
 from tests.brokers.apache import java
 from tests.daemon import wait_for
 
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.brokers import Broker
+    from bridge.wire import guid_header, id_prefix
+from tests.brokers import Broker
 
 CONSUMERS = schemas_directory() / "consumers"
 TYPES = [f"video.status.{name}" for name in ("created", "ready", "deleted")]
@@ -135,14 +137,15 @@ async def test_a_consumer_handles_each_event_once(
     tmp_path: Path,
     command: Callable[[Broker, Path, list[str]], list[str | Path]],
 ) -> None:
-    """Repeats have no effect, tombstones and unknown properties do no harm, and a restart goes on where it was."""
+    """Repeats have no effect, tombstones, wire formats and unknown properties do no harm; a restart goes on."""
     topics = await make_topics(apache_kafka, prefix)
     first = made(normalizer, "ready", "a1", new_field={"x": 1})
     second = made(normalizer, "ready", "a1", progress=100)
     last = made(normalizer, "ready", "a1", title="last")
-    await publish(apache_kafka, first, second, first)
+    await publish(apache_kafka, first, second._replace(value=id_prefix(7) + second.value), first)
     await bury(apache_kafka, first)
-    await publish(apache_kafka, second, last)
+    guid = guid_header("00112233-4455-6677-8899-aabbccddeeff")
+    await publish(apache_kafka, second, last._replace(headers=[*last.headers, guid]))
     with Program(command(apache_kafka, tmp_path, topics), tmp_path / "out") as program:
         program.wait_for(last)
         assert [line["id"] for line in program.printed()] == [first.id, second.id, last.id]

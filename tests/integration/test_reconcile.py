@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import jsonschema_rs
 import orjson
 
+from bridge import asyncapi
 from bridge.config_sections import KafkaSettings
 from bridge.contract import Contract
+from bridge.fields import rfc3339
 from bridge.simulation import DELETED, REPACKAGED, TYPES, WORKSPACES
 from tests.checker import header, invalid, read_all
 from tests.daemon import TOKEN, Daemon, wait_for
@@ -55,6 +58,20 @@ def untrue(simulated: SimulatedGumlet, records: list[ConsumerRecord]) -> list[st
     return wrong
 
 
+def wrong_headers(records: list[ConsumerRecord], contract: Contract) -> list[str]:
+    """Return what is wrong with headers by the contract: each is one of AsyncAPI's document, as that describes it."""
+    traits = asyncapi.document(contract)["components"]["messageTraits"]["cloudevent"]
+    schema = traits["headers"] | {"additionalProperties": False}
+    validator = jsonschema_rs.validator_for(schema, validate_formats=True)
+    wrong = []
+    for record in records:
+        headers = {name: value.decode() for name, value in record.headers}
+        wrong += [error.message for error in validator.iter_errors(headers)]
+        if rfc3339(record.timestamp) != headers["ce_time"]:
+            wrong.append(f"ce_time is {headers['ce_time']}, and the record's time {rfc3339(record.timestamp)}")
+    return wrong
+
+
 async def test_after_an_outage_of_more_than_a_day(broker: Broker, prefix: str, tmp_path: Path) -> None:
     """Subscribe, take deliveries, be away for longer than Gumlet tries, reconcile: every final state is true."""
     kafka = KafkaSettings(bootstrap_servers=broker.bootstrap_servers)
@@ -98,6 +115,7 @@ async def test_after_an_outage_of_more_than_a_day(broker: Broker, prefix: str, t
         unknowable = {line["type"] for line in ran.lines if line["outcome"].startswith("unknowable")}
         assert "video.status.created" in unknowable
         assert invalid(records, contract) == []
+        assert wrong_headers(records, contract) == []
 
         again = await bridge("reconcile", "--yes", **settings)
         assert again.code == 0, again.err

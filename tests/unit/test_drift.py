@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import orjson
+import pytest
 from structlog.testing import capture_logs
 
-from bridge.contract import Contract
-from bridge.drift import MAX_PATHS, MAX_SIGHTINGS, Drift, Sighting, proposal
+from bridge.contract import Contract, schemas_directory
+from bridge.drift import MAX_PATHS, MAX_SIGHTINGS, Drift, Sighting
+from bridge.drift_proposals import proposal
 from bridge.event import Delivery
+from bridge.mappings import MAPPINGS
 from bridge.metrics import Metrics
 from bridge.normalize import Normalizer
+from bridge.references import bundled, read_files
 
 CONTRACT = Contract.load()
+FILES = read_files(schemas_directory())
+READY = "video.status.ready"
 
 
 def seen(*bodies: dict[str, Any]) -> tuple[Drift, set[Sighting]]:
@@ -58,8 +65,7 @@ def test_each_is_counted_and_logged_once() -> None:
         drift, _ = seen(body, body)
     assert [(line["event"], line["path"]) for line in logs] == [("contract_drift", "/views")]
     (told,) = drift.report()
-    assert (told["deliveries"], "s3cret" in str(logs)) == (2, False)
-    assert '"x-source": "/views"' in proposal(told)
+    assert (told["deliveries"], told["forms"], "s3cret" in str(logs)) == (2, ["string"], False)
 
 
 def test_names_that_never_end_are_bounded() -> None:
@@ -79,3 +85,89 @@ def test_the_metrics_have_each_sighting() -> None:
     drift, _ = seen({"type": "new"})
     metrics.watch_drift(drift.counts.items)
     assert b'bridge_contract_drift_total{event_type="new",kind="new_type",path=""} 1.0' in metrics.render()
+
+
+def proposed(kind: str, event_type: str, path: str = "", *forms: str) -> str:
+    """Return a proposal as one text."""
+    sighting = {"kind": kind, "event_type": event_type, "path": path, "forms": list(forms)}
+    return "\n".join(proposal(sighting, FILES))
+
+
+@pytest.mark.parametrize(
+    ("event_type", "like", "table"),
+    [
+        ("video.status.archived", "video.status.created", "VIDEO"),
+        ("live.video.status.paused", "live.video.status.created", "LIVE_VIDEO"),
+        ("event.comment.liked", "event.comment.all", "PRODUCT"),
+        ("payment.done", "event.playlist.created", "PRODUCT"),
+    ],
+)
+def test_a_new_type_is_begun_from_the_one_most_like_it(event_type: str, like: str, table: str) -> None:
+    """The proposal makes the schema file, and names the line of the mappings and the examples that go with it."""
+    told = proposed("new_type", event_type)
+    assert f"schemas/{like}.json > schemas/{event_type}.json" in told
+    assert f'"{event_type}": {table},' in told
+    assert f"schemas/examples/{event_type}/" in told
+
+
+def test_a_stranger_s_text_becomes_no_command() -> None:
+    """A type that could be no topic's name is never part of a line to be pasted."""
+    for event_type in ("x; rm -rf /", "a/b", "$(true)", "(none)", "video.status.\x1b[2J"):
+        assert event_type not in proposed("new_type", event_type)
+
+
+@pytest.mark.parametrize(
+    ("path", "forms", "where", "fragment", "rule"),
+    [
+        ("/views", ["integer"], f"schemas/{READY}.json, properties of the record", {"type": "integer"}, "integer"),
+        ("/input/hdr", ["boolean"], "schemas/common.json, properties of /$defs/input", {"type": "boolean"}, "flag"),
+        ("/warning/*/level", ["integer", "number"], "properties of /$defs/warning", {"type": "number"}, "number"),
+        ("/output/mood", ["null", "string"], "properties of /$defs/output", {"type": "string"}, "text"),
+    ],
+)
+def test_a_new_field_gets_its_place_type_and_rule(
+    path: str, forms: list[str], where: str, fragment: dict[str, Any], rule: str
+) -> None:
+    """The property goes where its neighbours are described, shared definitions included, with the type that came."""
+    told = proposed("new_field", READY, path, *forms)
+    name = path.rpartition("/")[2]
+    assert where in told
+    (line,) = [line for line in told.splitlines() if line.startswith("  ")]
+    found = orjson.loads(f"{{{line}}}")[name]
+    assert fragment.items() <= found.items()
+    assert found["x-source"] == path
+    assert f'"{name}": to("{name}", {rule})' in told
+
+
+def test_a_new_field_in_a_new_object() -> None:
+    """The object is proposed around it, closed as the contract's objects are."""
+    told = proposed("new_field", READY, "/input/color/space", "string")
+    assert "properties of /$defs/input:" in told
+    (line,) = [line for line in told.splitlines() if line.startswith("  ")]
+    color = orjson.loads(f"{{{line}}}")["color"]
+    assert (color["additionalProperties"], color["properties"]["space"]["type"]) == (False, "string")
+    assert '"color": nested("color", Table({"space": to("space", text)}))' in told
+
+
+def test_a_daemon_of_another_version() -> None:
+    """What this contract has not is told, and ends."""
+    assert "the daemon's own version" in proposed("new_field", "video.status.unheard_of", "/a")
+    assert "bridge dead-letter list" in proposed("changed", "video.status.unheard_of", "/a")
+
+
+def test_a_changed_form_says_what_the_contract_has() -> None:
+    """The place as it is now, how to see what came, and the two ways to go on."""
+    told = proposed("changed", READY, "/output/storage_bytes")
+    assert '/$defs/output/properties/storage_bytes is {"type":"integer"' in told
+    assert f"bridge dead-letter list --reason schema_violation --type {READY}" in told
+    assert "raise x-topic.version" in told
+
+
+@pytest.mark.parametrize("event_type", [name for name in MAPPINGS if "status" in name])
+def test_each_source_in_the_contract_has_a_place(event_type: str) -> None:
+    """Whichever of Gumlet's fields changes its form, the proposal finds where the contract describes it."""
+    whole = orjson.dumps(bundled(FILES[f"{event_type}.json"], FILES)).decode()
+    sources = set(re.findall(r'"x-source":"(/[^"]+)"', whole))
+    assert len(sources) > 10
+    for source in sources:
+        assert proposed("changed", event_type, source).startswith("in schemas/"), source

@@ -16,7 +16,7 @@ from bridge.config_sections import JournalSettings
 from bridge.errors import BridgeError, JournalLocked, JournalTooNew, Refused
 from bridge.event import Delivery
 from bridge.journal import Journal
-from bridge.journal_file import FILE_NAME, FORMAT, Group, JournalFile, pack
+from bridge.journal_file import FILE_NAME, FORMAT, Group, JournalFile, Parked, pack
 from bridge.metrics import Metrics
 
 
@@ -136,16 +136,17 @@ async def test_a_full_journal_refuses_and_takes_again_when_there_is_room(tmp_pat
     """At its bound in bytes the journal refuses by name; what it had stays; settling makes room."""
     async with Journal.open(settings(tmp_path, max_bytes=1024 * 1024), Metrics()) as opened:
         taken = 0
-        while opened.refusal is None and opened.size_bytes < 1_000_000:
+        while opened.would_refuse(100_000) is None:
             await opened.append(delivery(taken, size=100_000))
             taken += 1
         with pytest.raises(Refused, match="journal holds") as refusal:
             opened.append(delivery(taken, size=100_000))
         assert refusal.value.reason == "journal_full"
         assert taken == 10
+        assert opened.would_refuse(100) is None, "there is room for a small one"
         groups = await read(opened, taken)
         opened.settle(groups[-1])
-        assert opened.refusal is None
+        assert opened.would_refuse(100_000) is None
         await opened.append(delivery(99))
 
 
@@ -166,8 +167,9 @@ async def test_too_little_free_disk_refuses(tmp_path: Path) -> None:
         with pytest.raises(Refused) as refusal:
             opened.append(delivery(0))
         assert refusal.value.reason == "disk_full"
-        assert opened.refusal is not None
-        assert opened.refusal.reason == "disk_full"
+        told = opened.would_refuse(0)
+        assert told is not None
+        assert told.reason == "disk_full"
 
 
 async def test_a_failing_disk_refuses_and_recovers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,10 +187,10 @@ async def test_a_failing_disk_refuses_and_recovers(tmp_path: Path, monkeypatch: 
         with pytest.raises(Refused) as refusal:
             await opened.append(delivery(0))
         assert refusal.value.reason == "journal_failing"
-        assert opened.refusal is not None
+        assert opened.would_refuse(0) is not None
         broken = False
         await opened.append(delivery(1))
-        assert not opened.refusal
+        assert opened.would_refuse(0) is None
         assert numbers(await read(opened, 1)) == [1]
 
 
@@ -301,7 +303,7 @@ async def test_parked_deliveries_stay_while_the_others_leave(tmp_path: Path) -> 
     async with Journal.open(settings(tmp_path), Metrics()) as opened:
         assert (opened.depth, opened.parked) == (3, {"t": 2, "u": 1})
         assert opened.size_bytes > 0
-        parked = opened.parked_for("t", 10)
+        parked = await opened.parked_for("t", 10)
         assert [each.delivery for each in parked] == [delivery(1), delivery(3)]
         await opened.unpark(parked)
         assert (opened.depth, opened.parked) == (1, {"u": 1})
@@ -347,8 +349,29 @@ async def test_a_damaged_parked_delivery_sets_the_file_aside(tmp_path: Path) -> 
         file.execute("UPDATE parked SET delivery = x'c1'")
     file.close()
     async with Journal.open(settings(tmp_path), Metrics()) as opened:
-        assert opened.parked_for("t", 10) == []
+        assert await opened.parked_for("t", 10) == []
         assert (opened.depth, opened.parked) == (0, {})
         assert list(tmp_path.glob(f"{FILE_NAME}.damaged-*"))
         await opened.append(delivery(7))
         assert numbers(await read(opened, 1)) == [7]
+
+
+async def test_parked_deliveries_that_cannot_be_read_now_are_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that fails while a topic is mended does not make its deliveries look published: they are read again."""
+    monkeypatch.setattr(journal_disk, "RETRY_SECONDS", 0.01)
+    real = JournalFile.parked
+    failures = iter([sqlite3.OperationalError("disk I/O error"), OSError("read-only")])
+
+    def parked(self: JournalFile, topic: str, limit: int) -> list[Parked]:
+        for failure in failures:
+            raise failure
+        return real(self, topic, limit)
+
+    monkeypatch.setattr(JournalFile, "parked", parked)
+    async with Journal.open(settings(tmp_path), Metrics()) as opened:
+        await opened.append(delivery(0))
+        (group,) = await read(opened, 1)
+        await opened.park(group, [("t", group.deliveries[0])])
+        assert [each.delivery for each in await opened.parked_for("t", 10)] == [delivery(0)]

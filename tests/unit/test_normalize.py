@@ -59,16 +59,20 @@ def refusal(**fields: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     "path",
-    sorted(EXAMPLES.glob("*/*.in.json")),
-    ids=lambda path: f"{path.parent.name}/{path.name.removesuffix('.in.json')}",
+    sorted(EXAMPLES.rglob("*.in.json")),
+    ids=lambda path: str(path.relative_to(EXAMPLES)).removesuffix(".in.json"),
 )
 def test_each_example_becomes_exactly_what_its_file_says(path: Path) -> None:
-    """An example's body becomes a record of the topic that its folder names, with the value beside it."""
+    """A body becomes a record of its folder's topic with the value beside it, or from `invalid/` a dead letter."""
     body = path.read_bytes()
     expected = orjson.loads(path.with_name(path.name.replace(".in.", ".out.")).read_bytes())
     made = NORMALIZER.event(delivery(body))
-    assert made.event_type == path.parent.name
     found = value(made)
+    if path.parent.name == "invalid":
+        expected["body_base64"] = base64.b64encode(body).decode()
+        assert (made.event_type, found["event_type"]) == ("dead-letter", path.parent.parent.name)
+    else:
+        assert made.event_type == path.parent.name
     if made.event_type == "dead-letter":
         # The wording is the libraries' own, and may change with their versions.
         assert found.pop("detail")
@@ -80,10 +84,16 @@ def test_each_example_becomes_exactly_what_its_file_says(path: Path) -> None:
 
 
 def test_every_topic_has_examples() -> None:
-    """Each file of the contract has two delivered examples or more, and no folder is left over."""
+    """Each topic has two examples or more, each typed one an invalid one too; every file has the one beside it."""
     counts = {folder.name: len(list(folder.glob("*.in.json"))) for folder in EXAMPLES.iterdir()}
     assert counts.keys() == CONTRACT.topics.keys()
     assert min(counts.values()) >= 2
+    assert {folder.parent.name for folder in EXAMPLES.glob("*/invalid")} == MAPPINGS.keys()
+    assert all(list(folder.glob("*.in.json")) for folder in EXAMPLES.glob("*/invalid"))
+    files = {str(path.relative_to(EXAMPLES)) for path in EXAMPLES.rglob("*.json")}
+    assert {name.replace(".in.", ".out.") for name in files} | {
+        name.replace(".out.", ".in.") for name in files
+    } == files
 
 
 @pytest.mark.parametrize(

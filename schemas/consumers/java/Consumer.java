@@ -27,12 +27,16 @@ import org.apache.kafka.common.serialization.ByteArrayDeserializer;
  *   <li>Order is per key and topic: records are handled one after another as they are read.
  *   <li>Offsets are committed after the records are handled: what was not handled is read again.
  *   <li>Unknown properties are left alone; a tombstone, which no topic of the bridge has, is passed over.
+ *   <li>Every wire format is read: in {@code confluent} five bytes stand before the JSON.
  * </ul>
  *
  * SIGTERM and SIGINT end it.
  */
 public final class Consumer {
   private static final int REMEMBERED = 1_000_000;
+
+  /** A zero byte, with which no JSON begins, and the id of the schema in a registry. */
+  private static final int FRAME_BYTES = 5;
 
   private final ObjectMapper json = new ObjectMapper();
   private final Set<String> handled =
@@ -96,7 +100,9 @@ public final class Consumer {
     if (!handled.add(header(record, "ce_source") + " " + id)) {
       return;
     }
-    JsonNode event = json.readTree(record.value());
+    byte[] value = record.value();
+    int from = value[0] == 0 ? FRAME_BYTES : 0;
+    JsonNode event = json.readTree(value, from, value.length - from);
     var line = json.createObjectNode().put("id", id).put("type", event.path("type").asText());
     line.put("key", record.key() == null ? null : new String(record.key(), StandardCharsets.UTF_8));
     System.out.println(json.writeValueAsString(line));

@@ -11,6 +11,7 @@ What it does with what the contract says:
   deletion is final.
 - Offsets are committed after the transaction: what was not handled is read again.
 - Unknown properties and words are left alone; a tombstone, which no topic of the bridge has, is passed over.
+- Every wire format is read: in `confluent` five bytes stand before the JSON, in `header` a header holds bytes.
 
 Each event that had an effect is one line of JSON on standard output. SIGTERM and SIGINT end it.
 """
@@ -32,6 +33,8 @@ TABLES = """
 CREATE TABLE IF NOT EXISTS handled (source TEXT, id TEXT, at_ms INTEGER, PRIMARY KEY (source, id)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS asset (id TEXT PRIMARY KEY, state INTEGER, record TEXT) WITHOUT ROWID;
 """
+FRAME_BYTES = 5
+"""A zero byte, with which no JSON begins, and the id of the schema in a registry."""
 A_REPEAT_CAN_COME_MS = 8 * 86_400_000
 """As long as the topics keep records, and a day more: what was handled before that need not be remembered."""
 
@@ -40,14 +43,15 @@ def handle(database: sqlite3.Connection, record: ConsumerRecord) -> bool:
     """Take one record into the database; return whether it was new."""
     if record.value is None:
         return False
-    headers = {name: value.decode() for name, value in record.headers}
+    headers = {name: value.decode() for name, value in record.headers if name.startswith("ce_")}
+    value = record.value[FRAME_BYTES:] if record.value[0] == 0 else record.value
     with database:  # one transaction: the id and the effect, or neither
         new = database.execute(
             "INSERT OR IGNORE INTO handled VALUES (?, ?, ?)",
             (headers["ce_source"], headers["ce_id"], time.time() * 1000),
         ).rowcount
         if new:
-            event = json.loads(record.value)
+            event = json.loads(value)
             apply(database, event)
             print(
                 json.dumps({"id": headers["ce_id"], "type": event["type"], "asset_id": event["asset_id"]}), flush=True

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 import yaml
 
+from bridge.cli import COMMANDS
 from tests.deploy.files.test_image import known_variables
 from tests.deploy.generate import exposed
 from tests.deploy.tools import DEPLOY, kubernetes_schemas, prometheus_operator_crds, run, tool
@@ -185,3 +188,53 @@ def test_admin_port_is_reached_from_monitoring_only(objects: dict[str, dict[str,
     assert [port["targetPort"] for port in objects["Service/bridge"]["spec"]["ports"]] == ["http"]
     (path,) = objects["Ingress/bridge"]["spec"]["rules"][0]["http"]["paths"]
     assert path["backend"]["service"]["name"] == "bridge"
+
+
+@pytest.fixture(scope="module")
+def reconciled() -> dict[str, dict[str, Any]]:
+    """Return the objects of the overlay with the scheduled reconciliation, by kind and name."""
+    text = run(tool("kubectl"), "kustomize", KUBERNETES / "overlays" / "journal-reconciled")
+    return {f"{each['kind']}/{each['metadata']['name']}": each for each in yaml.safe_load_all(text)}
+
+
+def test_reconciliation_runs_alone_and_restricted(reconciled: dict[str, dict[str, Any]]) -> None:
+    """Never two at a time; a pod that the restricted standard admits, with the bridge's configuration and image."""
+    job = reconciled["CronJob/bridge-reconcile"]["spec"]
+    pod = job["jobTemplate"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    (bridge,) = workload(reconciled)["spec"]["template"]["spec"]["containers"]
+    assert job["concurrencyPolicy"] == "Forbid"
+    assert pod["securityContext"] == {
+        name: value
+        for name, value in workload(reconciled)["spec"]["template"]["spec"]["securityContext"].items()
+        if name != "fsGroupChangePolicy"
+    }
+    assert container["securityContext"] == bridge["securityContext"]
+    assert (container["image"], container["envFrom"]) == (bridge["image"], bridge["envFrom"])
+    assert {each["name"] for each in container["env"]} <= known_variables()
+    (key,) = [each for each in container["env"] if each["name"] == "BRIDGE_GUMLET_API_KEY"]
+    assert key["valueFrom"] == {"secretKeyRef": {"name": "bridge-gumlet", "key": "api-key"}}
+
+
+def test_reconciliation_is_a_command_that_exists(reconciled: dict[str, dict[str, Any]]) -> None:
+    """The bridge takes the arguments, and the state's file is on the volume that a restarted container keeps."""
+    pod = reconciled["CronJob/bridge-reconcile"]["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    name, *options = container["args"]
+    command = typer.main.get_command(import_module(COMMANDS[name]).app)
+    chosen = command.make_context(name, options).params
+    (mount,) = container["volumeMounts"]
+    assert chosen["yes"] is True
+    assert chosen["state"].parent == Path(mount["mountPath"])
+    assert pod["restartPolicy"] == "OnFailure"
+
+
+def test_nothing_of_the_bridges_selects_the_reconciliation(reconciled: dict[str, dict[str, Any]]) -> None:
+    """No delivery is sent to its pod, and a policy of its own lets it reach Gumlet."""
+    labels = reconciled["CronJob/bridge-reconcile"]["spec"]["jobTemplate"]["spec"]["template"]["metadata"]["labels"]
+    bridges = reconciled["Service/bridge"]["spec"]["selector"]
+    assert not bridges.items() <= labels.items()
+    policy = reconciled["NetworkPolicy/bridge-reconcile"]["spec"]
+    assert policy["podSelector"]["matchLabels"].items() <= labels.items()
+    assert "ingress" not in policy
+    assert [rule["ports"][0]["port"] for rule in policy["egress"]] == [9092, 53, 443]

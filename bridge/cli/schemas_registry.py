@@ -1,0 +1,166 @@
+"""`bridge schemas register` and `status`: the contract in a schema registry."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bridge import config
+from bridge.cli.output import AsJson, ConfigFile, progress, show_rows
+from bridge.contract import Contract
+from bridge.errors import BridgeError, RegistryFails
+from bridge.registry import Registered, Registry, registry, subject_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from bridge.config import Settings
+    from bridge.contract import Topic
+
+COLUMNS = ("subject", "state", "id", "version", "detail")
+REGISTERED = "registered"
+INCOMPATIBLE = "incompatible with version"
+REFUSALS = {409, 422}
+"""What a registry answers about one schema; the others may still be taken."""
+
+Directory = Annotated[
+    Path | None,
+    typer.Option(
+        "--schemas", metavar="DIRECTORY", help="The schema files; those that came with the bridge if left out."
+    ),
+]
+Types = Annotated[list[str] | None, typer.Option("--type", metavar="TYPE", help="Only this event type; may repeat.")]
+
+
+def register(
+    types: Types = None,
+    *,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Ask the registry what it would say, and register nothing.")
+    ] = False,
+    directory: Directory = None,
+    as_json: AsJson = False,
+    config_file: ConfigFile = None,
+) -> None:
+    """Register the schema of each topic's values, under the subject `<topic>-value`, at BRIDGE_REGISTRY_URL.
+
+    Schemas are sent whole, their shared definitions inside. What is registered already stays as it is: a second run
+    changes nothing. A schema that is incompatible with what its subject has is told, the others are registered all the
+    same. Do this before a new version of the bridge starts, if it publishes in a wire format of the registry's
+    (BRIDGE_REGISTRY_WIRE_FORMAT). Ends with 1 when the registry refused one or, with --dry-run, would.
+
+    Examples:
+    - `bridge schemas register --dry-run`
+
+    - Apicurio: `BRIDGE_REGISTRY_URL=http://apicurio:8080/apis/ccompat/v7 bridge schemas register`
+
+    - what a script reads: `bridge schemas register | jq -r 'select(.state != "registered") | .subject'`
+    """
+    rows = _for_each(_propose if dry_run else _register, types, directory, config_file)
+    show_rows(rows, COLUMNS, as_json=as_json)
+    if refused := [row["subject"] for row in rows if row["state"] == "refused"]:
+        raise BridgeError(
+            f"{len(refused)} of {len(rows)} schemas are refused. Fix: see the details, and `bridge schemas check`; an "
+            "incompatible change is undone, or gets a raised x-topic.version, which makes a new topic and subject "
+            "beside the old."
+        )
+
+
+def status(
+    types: Types = None,
+    directory: Directory = None,
+    *,
+    as_json: AsJson = False,
+    config_file: ConfigFile = None,
+) -> None:
+    """Compare the registry with the contract: which schemas it has, with their ids and versions.
+
+    **registered**: exactly this schema is there. **differs**: the subject has others; the detail tells whether this one
+    could be registered. **missing**: there is no such subject. Changes nothing. Ends with 1 unless all are registered.
+
+    Examples:
+    - `bridge schemas status`
+
+    - one topic, for a script: `bridge schemas status --type video.status.ready | jq .id`
+    """
+    rows = _for_each(_look, types, directory, config_file)
+    show_rows(rows, COLUMNS, as_json=as_json)
+    if any(row["state"] != REGISTERED for row in rows):
+        raise BridgeError("The registry has not every schema. Fix: bridge schemas register")
+
+
+def _for_each(
+    work: Callable[[Registry, Topic], Awaitable[dict[str, Any]]],
+    types: list[str] | None,
+    directory: Path | None,
+    config_file: Path | None,
+) -> list[dict[str, Any]]:
+    settings = config.load(config_file)
+    topics = _chosen(settings, types or [], directory)
+
+    async def all_of_them() -> list[dict[str, Any]]:
+        async with registry(settings.registry) as there:
+            rows = []
+            with progress("schemas", len(topics)) as move_on:
+                for topic in topics:
+                    about = {"event_type": topic.event_type, "subject": subject_of(topic)}
+                    rows.append(about | await work(there, topic))
+                    move_on(1)
+            return rows
+
+    return asyncio.run(all_of_them())
+
+
+def _chosen(settings: Settings, types: list[str], directory: Path | None) -> list[Topic]:
+    topics = Contract.load(settings.topics.prefix, directory).topics
+    if unknown := sorted(set(types) - topics.keys()):
+        raise BridgeError(f"{unknown[0]} is no event type of the contract. Fix: take one of `bridge schemas list`.")
+    return [topics[name] for name in sorted(types or topics)]
+
+
+async def _register(there: Registry, topic: Topic) -> dict[str, Any]:
+    if (found := await there.find(topic)) is not None:
+        return _row(REGISTERED, found, "nothing to do")
+    try:
+        return _row(REGISTERED, await there.register(topic), "new")
+    except RegistryFails as error:
+        if error.status not in REFUSALS:
+            raise
+        return _row("refused", None, error.said or str(error))
+
+
+async def _propose(there: Registry, topic: Topic) -> dict[str, Any]:
+    row = await _look(there, topic)
+    if row["state"] == REGISTERED:
+        return row
+    return row | {"state": "refused" if row["detail"].startswith(INCOMPATIBLE) else "would be registered"}
+
+
+async def _look(there: Registry, topic: Topic) -> dict[str, Any]:
+    if (found := await there.find(topic)) is not None:
+        return _row(REGISTERED, found)
+    latest = await there.latest_version(topic)
+    if latest is None:
+        return _row("missing", None, "a new subject")
+    try:
+        objections = await there.objections(topic)
+    except RegistryFails as error:
+        if error.status not in REFUSALS:
+            raise
+        objections = [error.said or str(error)]
+    if objections is None:
+        return _row("differs", None, f"compatible with version {latest}")
+    return _row("differs", None, f"{INCOMPATIBLE} {latest}: {'; '.join(objections) or 'it does not say why'}")
+
+
+def _row(state: str, found: Registered | None, detail: str = "") -> dict[str, Any]:
+    return {
+        "state": state,
+        "id": found and found.id,
+        "version": found and found.version,
+        "guid": found and found.guid,
+        "detail": detail,
+    }

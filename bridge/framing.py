@@ -1,0 +1,136 @@
+"""Sending in a wire format other than plain: each record says which schema of the registry it was validated against.
+
+Promises: an event is never sent with another id than that of exactly its topic's schema, and never without; while the
+registry is away nothing is sent and nothing lost, the journal keeps it; a topic whose schema is not registered refuses
+its events as Kafka would, so that they wait on disk while the other topics flow. An id is asked for once in the
+process's life. Events are framed when they are packed: whatever else sees them sees plain JSON, and the plain format
+costs nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import structlog
+from aiokafka import AIOKafkaProducer
+
+from bridge.config_sections import RegistrySettings
+from bridge.contract import Contract, Topic
+from bridge.errors import RegistryFails
+from bridge.kafka import backoff
+from bridge.registry import Registry, registry, subject_of, tls_context
+from bridge.sender import Prepared, Sender
+from bridge.wire import guid_header, id_prefix
+
+_log = structlog.stdlib.get_logger()
+
+
+class Frames:
+    """What each topic's records carry of their schema, as far as the registry has told."""
+
+    def __init__(self, settings: RegistrySettings, contract: Contract) -> None:
+        self._settings = settings
+        self._topics = {topic.name: topic for topic in contract.topics.values()}
+        self._known: dict[str, tuple[bytes, list[tuple[str, bytes]]]] = {}
+        self._asked = False
+
+    async def learn(self) -> None:
+        """Ask for the schema of every topic, once. Raises RegistryFails."""
+        if self._asked:
+            return
+        async with registry(self._settings) as there:
+            for topic in self._topics.values():
+                await self._ask(there, topic)
+        self._asked = True
+        if missing := [subject_of(topic) for name, topic in self._topics.items() if name not in self._known]:
+            _log.error("schemas_not_registered", subjects=missing, fix="bridge schemas register")
+
+    async def learn_patiently(self) -> None:
+        """Do the same, waiting for a registry that is away without end; logs when it goes and when it is back."""
+        attempt = 0
+        while not self._asked:
+            try:
+                await self.learn()
+            except RegistryFails as error:
+                if attempt == 0:
+                    _log.warning("registry_away", detail=str(error), meaning="attempts go on, events wait")
+                await asyncio.sleep(backoff(attempt))
+                attempt += 1
+            else:
+                _log.info("registry_answers", url=self._settings.url, schemas=len(self._known))
+
+    async def refusal(self, name: str) -> str | None:
+        """Return why a topic's events cannot be sent now, None if they can; asks again for what is not registered."""
+        if name in self._known:
+            return None
+        topic = self._topics[name]
+        try:
+            async with registry(self._settings) as there:
+                await self._ask(there, topic)
+        except RegistryFails as error:
+            return str(error)
+        if name in self._known:
+            return None
+        return f"{self._settings.url} has no such schema under {subject_of(topic)}. Fix: bridge schemas register"
+
+    def framed(self, prepared: Prepared) -> Prepared:
+        """Return an event with its schema's mark on it; its topic must have no `refusal`."""
+        event = prepared.event
+        prefix, headers = self._known[event.topic]
+        return prepared._replace(event=event._replace(value=prefix + event.value, headers=event.headers + headers))
+
+    async def _ask(self, there: Registry, topic: Topic) -> None:
+        found = await there.find(topic)
+        if found is None:
+            return
+        if self._settings.wire_format == "confluent":
+            self._known[topic.name] = id_prefix(found.id), []
+            return
+        try:
+            self._known[topic.name] = b"", [guid_header(found.guid or "")]
+        except ValueError as error:
+            raise RegistryFails(
+                f"{there.url} tells no GUID of {subject_of(topic)}. Fix: BRIDGE_REGISTRY_WIRE_FORMAT=confluent, or "
+                "Confluent's registry 8.0 or later."
+            ) from error
+
+
+class FramingSender(Sender):
+    """Sends events in a wire format of the registry's."""
+
+    def __init__(self, frames: Frames, *arguments: Any) -> None:
+        """`arguments` are those of a `Sender`."""
+        super().__init__(*arguments)
+        self.frames = frames
+
+    async def connect(self) -> AIOKafkaProducer:
+        """Wait for the registry as for Kafka."""
+        await self.frames.learn_patiently()
+        return await super().connect()
+
+    async def _partitions(
+        self, producer: AIOKafkaProducer, events: Sequence[Prepared], refused: dict[str, str]
+    ) -> dict[str, int]:
+        found = await super()._partitions(producer, events, refused)
+        for topic in list(found):
+            if (words := await self.frames.refusal(topic)) is not None:
+                refused[topic] = words
+                del found[topic]
+        return found
+
+    def _pack(
+        self, producer: AIOKafkaProducer, events: Sequence[Prepared], partitions: dict[str, int], placed: Any
+    ) -> Any:
+        framed = [self.frames.framed(each) if each.event.topic in partitions else each for each in events]
+        return super()._pack(producer, framed, partitions, placed)
+
+
+def sender_factory(settings: RegistrySettings, contract: Contract) -> Callable[..., Sender]:
+    """Return what makes senders in the configured wire format; they share what they learn. Raises ConfigError."""
+    if settings.wire_format == "plain":
+        return Sender
+    tls_context(settings)  # a certificate that cannot be read is told now, not at the first question
+    return partial(FramingSender, Frames(settings, contract))

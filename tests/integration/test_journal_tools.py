@@ -1,0 +1,168 @@
+"""`bridge journal` as its users run it: beside a running daemon, and on a volume whose daemon is gone."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from bridge.config_sections import KafkaSettings
+from bridge.event import Delivery, canonical, content_id
+from bridge.journal_file import FILE_NAME, JournalFile
+from tests.brokers import Broker
+from tests.checker import header, read_all
+from tests.daemon import Daemon
+from tests.tools import bridge, make_topics
+
+BROKEN, BINARY = b'{"type":', b"\xff\xfe"
+NOWHERE = "127.0.0.1:1"
+RECEIVED_MS = 1_790_000_000_123
+
+
+def ready(number: int) -> dict[str, Any]:
+    """Return a body of Gumlet's."""
+    return {"type": "video.status.ready", "asset_id": f"{number:024x}", "status": "ready"}
+
+
+BODIES = [*(orjson.dumps(ready(number)) for number in range(20)), BROKEN, BINARY]
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Path:
+    """Return the journal of a daemon that crashed while Kafka was away."""
+    with Daemon(tmp_path, NOWHERE, topics_provision="off") as daemon:
+        assert {daemon.post(body, "/webhooks/gumlet/films").status for body in BODIES} == {200}
+    return tmp_path / "journal"
+
+
+async def test_beside_a_running_daemon(tmp_path: Path) -> None:
+    """List, show, export and verify read what waits; drain does not touch it, and ends with 75."""
+    with Daemon(tmp_path, NOWHERE, topics_provision="off") as daemon:
+        for body in BODIES:
+            daemon.post(body, "/webhooks/gumlet/films")
+        where = ("--dir", str(tmp_path / "journal"))
+        listed = await bridge("journal", "list", *where)
+        assert listed.code == 0, listed.err
+        assert [line["place"] for line in listed.lines] == [str(place) for place in range(1, 23)]
+        assert all("body" not in line for line in listed.lines)
+        third = listed.lines[2]
+        assert third["id"] == content_id("films", canonical(ready(2)))
+        assert third["topic"] == "gumlet.video.status.ready"
+
+        for name in (third["id"], "3"):
+            shown = await bridge("journal", "show", name, *where)
+            assert orjson.loads(shown.out)["body"] == ready(2), shown.err
+        missing = await bridge("journal", "show", "nothing", *where)
+        assert missing.code == 1
+        assert "bridge journal list" in missing.err
+
+        exported = await bridge("journal", "export", *where, "-o", str(tmp_path / "out.jsonl"))
+        assert exported.code == 0, exported.err
+        lines = [orjson.loads(line) for line in (tmp_path / "out.jsonl").read_bytes().splitlines()]
+        assert [line.get("body") for line in lines] == [*map(ready, range(20)), BROKEN.decode(), None]
+        assert lines[-1]["body_base64"] == "//4="
+        assert {"received_at", "source", "id", "topic"} <= lines[0].keys()
+
+        assert (await bridge("journal", "verify", *where)).code == 0
+        held = await bridge("journal", "drain", *where)
+        assert held.code == 75
+        assert f"process {daemon.process and daemon.process.pid}" in held.err
+        assert daemon.post(BODIES[0]).status == 200
+        assert daemon.status()["journal"]["deliveries"] == len(BODIES) + 1
+
+
+async def test_filters(journal: Path) -> None:
+    """Time, type, asset and reason choose what they say, in list as in export."""
+    everything = (await bridge("journal", "list", "--dir", str(journal))).lines
+    for arguments, expected in (
+        (("--type", "video.status.ready"), everything[:20]),
+        (("--type", "video.status.errored"), []),
+        (("--asset", ready(3)["asset_id"]), everything[3:4]),
+        (("--reason", "invalid_json"), everything[20:]),
+        (("--until", "1h"), []),
+        (("--since", "1h"), everything),
+        (("--since", everything[21]["received_at"], "--reason", "invalid_json"), everything[21:]),
+    ):
+        for command in ("list", "export"):
+            ran = await bridge("journal", command, *arguments, "--dir", str(journal))
+            assert [line["place"] for line in ran.lines] == [line["place"] for line in expected], arguments
+
+
+async def test_verify_fails_on_damage(journal: Path) -> None:
+    """A row without its checksum is named, and ends verify, list and export with 1; the others are still given."""
+    with sqlite3.connect(journal / FILE_NAME) as other:
+        other.execute("UPDATE groups SET checksum = checksum + 1 WHERE last = 5")
+    verified = await bridge("journal", "verify", "--dir", str(journal))
+    assert verified.code == 1
+    assert [line["fault"] for line in verified.lines] == ["deliveries 5 to 5 do not have their checksum"]
+    listed = await bridge("journal", "list", "--dir", str(journal))
+    assert listed.code == 1
+    assert "deliveries 5 to 5" in listed.err
+    assert len(listed.lines) == len(BODIES) - 1
+
+
+async def test_drain(broker: Broker, prefix: str, journal: Path) -> None:
+    """What waits, the parked too, is on Kafka in order, as the daemon would have sent it; the journal is empty."""
+    kafka = KafkaSettings(bootstrap_servers=broker.bootstrap_servers)
+    await make_topics(broker, kafka, prefix)
+    topic, dead_letter = f"{prefix}video.status.ready", f"{prefix}dead-letter"
+    file = JournalFile(journal / FILE_NAME)
+    file.park(0, [(topic, Delivery(RECEIVED_MS, "films", orjson.dumps(ready(99))))])
+    file.close()
+    where = ("--dir", str(journal))
+    settings: dict[str, object] = {
+        "kafka_bootstrap_servers": broker.bootstrap_servers, "topics_prefix": prefix, "topics_provision": "off",
+    }  # fmt: skip
+    expected = [{"topic": dead_letter, "deliveries": 2}, {"topic": topic, "deliveries": 21}]
+
+    rehearsed = await bridge("journal", "drain", "--dry-run", *where, **settings)
+    assert (rehearsed.code, rehearsed.lines) == (0, expected), rehearsed.err
+    assert await read_all(broker.bootstrap_servers, [topic, dead_letter]) == []
+
+    drained = await bridge("journal", "drain", *where, **settings)
+
+    assert (drained.code, drained.lines) == (0, expected), drained.err
+    records = await read_all(broker.bootstrap_servers, [topic, dead_letter])
+    ids = {header(record, "ce_id") for record in records}
+    assert len(records) == len(BODIES) + 1
+    assert ids >= {content_id("films", canonical(ready(number))) for number in (*range(20), 99)}
+    (parked,) = [record for record in records if record.key == ready(99)["asset_id"].encode()]
+    assert parked.timestamp == RECEIVED_MS
+    assert (await bridge("journal", "list", *where, **settings)).lines == []
+    again = await bridge("journal", "drain", *where, **settings)
+    assert (again.code, again.lines) == (0, []), again.err
+
+
+async def test_drain_without_kafka_loses_nothing(journal: Path) -> None:
+    """With Kafka away it gives up after its time-out, says so, and all is still there."""
+    where = ("--dir", str(journal))
+    ran = await bridge("journal", "drain", "--timeout", "1", *where, kafka_bootstrap_servers=NOWHERE)
+    assert ran.code == 1
+    assert f"{len(BODIES)} deliveries are still in the journal" in ran.err
+    assert "BRIDGE_KAFKA_BOOTSTRAP_SERVERS" in ran.err
+    assert len((await bridge("journal", "list", *where)).lines) == len(BODIES)
+
+
+async def test_drain_does_not_call_a_damaged_journal_empty(journal: Path, embedded_broker: Broker, prefix: str) -> None:
+    """The file is set aside as the daemon does it; that ends with 1 and the way to salvage it."""
+    (journal / FILE_NAME).write_bytes(bytes(100_000))
+    (journal / f"{FILE_NAME}-wal").unlink()  # from which SQLite would have mended it
+    ran = await bridge(
+        "journal", "drain", "--dir", str(journal), topics_provision="off", topics_prefix=prefix,
+        kafka_bootstrap_servers=embedded_broker.bootstrap_servers,
+    )  # fmt: skip
+    assert ran.code == 1
+    assert "bridge journal salvage" in ran.err
+    assert list(journal.glob(f"{FILE_NAME}.damaged-*"))
+
+
+async def test_no_journal_is_told(tmp_path: Path) -> None:
+    """Every command names the directory that has none, and what to set; none makes one."""
+    for command in (("list",), ("show", "1"), ("export",), ("verify",), ("drain",), ("drain", "--dry-run")):
+        ran = await bridge("journal", *command, "--dir", str(tmp_path / "nothing"))
+        assert ran.code == 1, command
+        assert "BRIDGE_JOURNAL_DIR" in ran.err, command
+    assert list(tmp_path.iterdir()) == []
