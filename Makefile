@@ -12,8 +12,8 @@ UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --
 	--no-annotate --no-strip-extras --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos bench bench-compare bench-tuning profile check check-schemas schemas deploy-files fmt lock clean \
-	compose-up compose-down
+.PHONY: help run test chaos bench bench-compare bench-tuning profile check check-schemas schemas deploy-files sizing \
+	fmt lock clean compose-up compose-down
 
 help:  ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +64,9 @@ schemas: $(DEV)  ## Make schemas/asyncapi.yaml and schemas/README.md from the sc
 
 deploy-files: $(DEV)  ## Make those files of deploy/ that are made from others
 	@$(BIN)/python -m tests.deploy.generate
+
+sizing: $(DEV)  ## Write deploy/SIZING.md anew from the figures of the last `make bench`
+	@$(BIN)/python -m tests.deploy.sizing .cache/bench.json
 
 compose-up:  ## Run the bridge with Kafka, Prometheus, Grafana and a topic viewer (needs Docker)
 	@$(COMPOSE) up --build --detach --wait

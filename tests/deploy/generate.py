@@ -2,6 +2,7 @@
 
 * METRICS.md from what a running daemon exposes.
 * The monitoring component's PrometheusRule from prometheus/rules.yaml.
+* SIZING.md from the measures in sizing.json, those of bytes measured anew.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bridge.metrics import Metrics
 from tests.daemon import Daemon, request
+from tests.deploy import sizing
 from tests.deploy.tools import DEPLOY
 
 METRICS = DEPLOY / "METRICS.md"
@@ -84,3 +86,4 @@ def prometheus_rule() -> str:
 if __name__ == "__main__":
     METRICS.write_text(metrics_page(exposed()))
     PROMETHEUS_RULE.write_text(prometheus_rule())
+    sizing.write()

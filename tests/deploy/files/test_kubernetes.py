@@ -13,6 +13,7 @@ import yaml
 
 from bridge.cli import COMMANDS
 from tests.deploy.files.test_image import known_variables
+from tests.deploy.generate import exposed
 from tests.deploy.tools import DEPLOY, kubernetes_schemas, prometheus_operator_crds, run, tool
 
 KUBERNETES = DEPLOY / "kubernetes"
@@ -151,6 +152,15 @@ def test_autoscaler_scales_the_workload_that_is_there(objects: dict[str, dict[st
     target = objects["HorizontalPodAutoscaler/bridge"]["spec"]["scaleTargetRef"]
     assert f"{target['kind']}/{target['name']}" in objects
     assert target["kind"] == workload(objects)["kind"]
+
+
+def test_autoscaler_watches_a_metric_that_exists(objects: dict[str, dict[str, Any]]) -> None:
+    """An autoscaler whose metric nobody serves would neither grow nor shrink: CPU, or a gauge of the daemon's."""
+    gauges = {name for name, family in exposed().items() if family.type == "gauge"}
+    metrics = objects["HorizontalPodAutoscaler/bridge"]["spec"]["metrics"]
+    assert metrics[0]["resource"]["name"] == "cpu"
+    assert {each["pods"]["metric"]["name"] for each in metrics[1:]} <= gauges
+    assert len(metrics) == (2 if "PrometheusRule/bridge" in objects else 1)
 
 
 def test_grace_period_covers_the_drain(objects: dict[str, dict[str, Any]]) -> None:
