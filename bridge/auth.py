@@ -51,8 +51,8 @@ def _digest(token: str) -> bytes:
 
 
 def secrets_in(text: str) -> list[str]:
-    """Return the tokens themselves of a tokens file, without their names: what a sender would send."""
-    return [secret for secret, _, _ in _lines(text)]
+    """Return the tokens of a tokens file that have not ended, without their names: what a sender would send."""
+    return [secret for secret, _, expires in _lines(text) if expires is None or expires > time.time()]
 
 
 def _lines(text: str) -> list[tuple[str, str, float | None]]:

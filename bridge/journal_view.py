@@ -157,7 +157,7 @@ def journal_in(directory: Path) -> Path:
     path = directory / FILE_NAME
     if not path.is_file():
         raise BridgeError(
-            f"{directory} has no journal ({FILE_NAME}). Fix: --dir, or BRIDGE_JOURNAL_DIR: the directory of a daemon."
+            f"there is no {FILE_NAME} in {directory}. Fix: --dir, or BRIDGE_JOURNAL_DIR: the directory of a daemon."
         )
     return path
 

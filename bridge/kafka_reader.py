@@ -43,7 +43,7 @@ def in_plain_words(kafka: KafkaSettings) -> Iterator[None]:
     except (KafkaError, TimeoutError, OSError) as error:
         raise BridgeError(
             f"Kafka at {kafka.bootstrap_servers}: {words(error)}. Fix: see that Kafka runs, then "
-            "BRIDGE_KAFKA_BOOTSTRAP_SERVERS, _SECURITY_PROTOCOL, the credentials and this user's right to read."
+            "BRIDGE_KAFKA_BOOTSTRAP_SERVERS, _SECURITY_PROTOCOL, the credentials and this user's rights."
         ) from error
 
 

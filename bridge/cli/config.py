@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
 import typer
 
 from bridge import config
 from bridge.auth import Tokens
+from bridge.cli.output import ConfigFile
 from bridge.config_report import as_toml, example
 from bridge.contract import Contract
 from bridge.framing import sender_factory
@@ -16,11 +14,6 @@ from bridge.kafka import client_options
 from bridge.normalize import Normalizer
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="The configuration: show, check, example.")
-
-ConfigFile = Annotated[
-    Path | None,
-    typer.Option("--config", metavar="FILE", help="TOML file of settings; the environment wins over it."),
-]
 
 
 @app.command()

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
 import typer
 
 from bridge import config
 from bridge.cli.choosing import AssetId, Chosen, EventType, Reason, Since, Until, chosen
-from bridge.cli.output import AsJson, ConfigFile, Output, export_lines, progress, show_rows, write_line
+from bridge.cli.output import AsJson, ConfigFile, Output, export_lines, piped, progress, show_rows, write_line
 from bridge.cli.publishing import send_all, sender_of
 from bridge.contract import DEAD_LETTER, Contract
 from bridge.dead_letters import DeadLetter
@@ -22,9 +23,9 @@ from bridge.sender import Prepared
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from typing import Any
 
     from bridge.config import Settings
+    from bridge.event import Event
     from bridge.sender import Sender
 
 CHUNK = 200
@@ -115,7 +116,9 @@ def replay(  # noqa: PLR0913, PLR0917 - one parameter for each option
     """Give dead letters to today's normalizer and publish what it makes of them.
 
     Each event has the id and the receipt time that it would have had at first, so one that is replayed twice is a
-    repeat that consumers know. What is still a dead letter stays where it is. Dead letters are not removed.
+    repeat that consumers know. What is still a dead letter stays where it is. Dead letters are not removed. One that
+    is older than its topic keeps records is published with a note: Kafka removes it again soon, so have its consumers
+    running, or raise the topic's retention.ms first.
     Ends with 1 when some could not be published.
 
     Examples:
@@ -127,6 +130,8 @@ def replay(  # noqa: PLR0913, PLR0917 - one parameter for each option
     outcome = asyncio.run(
         _replay(settings, chosen(since, until, event_type, asset, reason, known_as), publish=not dry_run)
     )
+    if not piped():
+        show_rows(outcome.rows, ("place", "id", "topic", "outcome", "kafka", "reason", "detail", "note"), as_json=False)
     verb = "would be published" if dry_run else "published"
     typer.echo(
         f"{outcome.published} {verb}, {outcome.dead} still dead, {outcome.failed} refused by Kafka.",
@@ -141,6 +146,14 @@ class _Outcome:
     published: int = 0
     dead: int = 0
     failed: int = 0
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def tell(self, row: dict[str, Any]) -> None:
+        """Print a line at once where a program reads; for people keep it for the table."""
+        if piped():
+            write_line(row)
+        else:
+            self.rows.append(row)
 
 
 async def _letters(settings: Settings, wanted: Chosen) -> AsyncIterator[DeadLetter]:
@@ -171,13 +184,13 @@ async def _replay(settings: Settings, wanted: Chosen, *, publish: bool) -> _Outc
             event = normalizer.event(letter.delivery)
             if event.event_type == DEAD_LETTER:
                 outcome.dead += 1
-                write_line(letter.line() | {"outcome": "still dead", **_why(event.value)})
+                outcome.tell(letter.line() | {"outcome": "still dead", **_why(event.value)})
                 continue
             chunk.append((letter, Prepared(event, letter.delivery)))
             if len(chunk) >= CHUNK:
-                await _publish(sender, chunk, outcome, publish=publish)
+                await _publish(sender, chunk, outcome, contract, publish=publish)
                 chunk.clear()
-        await _publish(sender, chunk, outcome, publish=publish)
+        await _publish(sender, chunk, outcome, contract, publish=publish)
     finally:
         await sender.close()
     return outcome
@@ -188,8 +201,20 @@ def _why(value: bytes) -> dict[str, Any]:
     return {name: found[name] for name in ("reason", "detail", "pointer") if name in found}
 
 
+def _outlived(event: Event, contract: Contract) -> dict[str, str]:
+    """Return a note where Kafka would remove a record as soon as it has it: its time is that of its receipt."""
+    kept_ms = int(contract.topics[event.event_type].config.get("retention.ms", "-1"))
+    outlived = 0 < kept_ms < time.time() * 1000 - event.received_ms
+    return {"note": "older than its topic keeps records: Kafka removes it soon"} if outlived else {}
+
+
 async def _publish(
-    sender: Sender, chunk: list[tuple[DeadLetter, Prepared]], outcome: _Outcome, *, publish: bool
+    sender: Sender,
+    chunk: list[tuple[DeadLetter, Prepared]],
+    outcome: _Outcome,
+    contract: Contract,
+    *,
+    publish: bool,
 ) -> None:
     words = await send_all(sender, [prepared for _, prepared in chunk]) if publish else {}
     for letter, prepared in chunk:
@@ -200,4 +225,5 @@ async def _publish(
             outcome.failed += 1
         else:
             outcome.published += 1
-        write_line({"place": letter.place, "id": prepared.event.id, "topic": prepared.event.topic} | said)
+        event = prepared.event
+        outcome.tell({"place": letter.place, "id": event.id, "topic": event.topic} | said | _outlived(event, contract))

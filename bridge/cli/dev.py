@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.text import Text
 
 from bridge import config, daemon, log
+from bridge.cli.output import ConfigFile, printable
 from bridge.cli.webhook_sender import TOKEN_HEADER
 from bridge.contract import Contract, schemas_directory
 from bridge.embedded import EmbeddedBroker
@@ -57,10 +58,7 @@ _STYLES = {"dead-letter": "red", "unrecognized": "yellow", "errored": "red", "re
 
 @app.command()
 def dev(
-    config_file: Annotated[
-        Path | None,
-        typer.Option("--config", metavar="FILE", help="TOML file, as for `bridge serve`.", show_default=False),
-    ] = None,
+    config_file: ConfigFile = None,
     kafka: Annotated[
         str | None,
         typer.Option(metavar="HOST:PORT", help="Use this Kafka in place of the embedded broker.", show_default=False),
@@ -196,8 +194,8 @@ def event_line(record: ConsumerRecord) -> Text:
         ("  ", ""),
         (record.topic, _STYLES.get(kind, "cyan")),
         (f"  {record.partition}/{record.offset}", "dim"),
-        (f"  {_printable(key)}  ", "bold"),
-        (_printable(_summary(record.value)), ""),
+        (f"  {printable(key)}  ", "bold"),
+        (printable(_summary(record.value)), ""),
     )
 
 
@@ -213,11 +211,6 @@ def _summary(value: bytes) -> str:
     problems = [record["error"]] if "error" in record else record.get("warnings", [])
     said += [problem.get("code") or problem.get("message") for problem in problems]
     return "  ".join(str(each) for each in said if each)
-
-
-def _printable(text: str) -> str:
-    """Return text from outside without what a terminal would take for a command."""
-    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
 
 
 def _first_screen(settings: Settings, addresses: Addresses, *, embedded: bool) -> Text:

@@ -15,10 +15,13 @@ from yarl import URL
 
 from bridge import config
 from bridge.auth import Tokens
+from bridge.cli.journal_drain import damaged
 from bridge.cli.output import AsJson, ConfigFile, show_rows
 from bridge.contract import Contract
 from bridge.errors import BridgeError, ConfigError
 from bridge.gumlet_api import GumletApi, Webhook, gumlet_api
+from bridge.journal_file import FILE_NAME
+from bridge.journal_view import viewing
 from bridge.kafka import admin_client, client_options
 from bridge.kafka_reader import reading
 from bridge.normalize import Normalizer
@@ -95,7 +98,7 @@ def _failed(check: str, error: Exception, fix: str) -> Finding:
 
 
 def _journal(settings: Settings) -> Finding:
-    """Look at the journal's directory without touching the journal, which belongs to the daemon."""
+    """Look at the journal's directory, and read the journal as beside a running daemon one may."""
     directory = settings.journal.dir
     place = directory
     while not place.exists() and place != place.parent:
@@ -117,7 +120,21 @@ def _journal(settings: Settings) -> Finding:
             f"{directory}: {free >> 20} MiB free are less than journal.max_bytes",
             "a larger disk, or a smaller BRIDGE_JOURNAL_MAX_BYTES",
         )
-    return Finding("journal", "ok", f"{directory}: {free >> 20} MiB free")
+    if aside := damaged(directory):
+        return Finding(
+            "journal",
+            "warning",
+            f"{aside[-1]} was set aside as damaged",
+            "`bridge journal salvage` gets out what is whole; then move the file away",
+        )
+    waiting = ""
+    if (directory / FILE_NAME).exists():
+        try:
+            with viewing(directory) as view:
+                waiting = f", {view.count()} deliveries wait"
+        except BridgeError as error:
+            return _failed("journal", error, "")
+    return Finding("journal", "ok", f"{directory}: {free >> 20} MiB free{waiting}")
 
 
 async def _kafka(settings: Settings, contract: Contract) -> list[Finding]:

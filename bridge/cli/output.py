@@ -67,14 +67,17 @@ def printable(value: Any) -> str:
 
 
 def show_rows(rows: Iterable[dict[str, Any]], columns: Iterable[str], *, as_json: bool, title: str = "") -> None:
-    """Print rows: as JSON lines with everything, or as a table of `columns`."""
+    """Print rows: as JSON lines with everything, or as a table of those of `columns` that are not empty."""
     if as_json or piped():
         for row in rows:
             write_line(row)
         return
-    names = list(columns)
-    table = Table(*names, title=title or None)
-    for row in rows:
+    shown = list(rows)
+    names = [name for name in columns if any(row.get(name) not in (None, "") for row in shown)]
+    table = Table(title=title or None)
+    for name in names:
+        table.add_column(name, overflow="fold")  # an id that is cut short is of no use
+    for row in shown:
         table.add_row(*(Text(printable(row.get(name))) for name in names))
     Console().print(table if table.row_count else "None.")
 

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
-from aiokafka.errors import KafkaError
 from rich.console import Console
 from rich.table import Table
 
 from bridge import config
+from bridge.cli.output import ConfigFile
 from bridge.contract import Contract
 from bridge.errors import BridgeError
 from bridge.kafka import admin_client
+from bridge.kafka_reader import in_plain_words
 from bridge.topics import Finding, Refusal, apply, survey, wanted_topics
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable
+    from pathlib import Path
     from typing import Any
 
 T = TypeVar("T")
@@ -30,10 +31,6 @@ app = typer.Typer(
     help="Kafka's topics: what the contract wants, what Kafka has, and making the two the same.",
 )
 
-ConfigFile = Annotated[
-    Path | None,
-    typer.Option("--config", metavar="FILE", help="TOML file of settings; the environment wins over it."),
-]
 GROWING = (
     "[yellow]More partitions move keys: from then on an asset's events can be on another partition than its "
     "earlier ones.[/]"
@@ -144,13 +141,8 @@ async def _apply(settings: config.Settings, contract: Contract, findings: Iterab
 def _talk(settings: config.Settings, conversation: Coroutine[Any, Any, T]) -> T:
     """Run what needs Kafka; say in one line when it does not answer."""
     # aiokafka's own line on standard error stays: it alone tells a refused password from a Kafka that is away.
-    try:
+    with in_plain_words(settings.kafka):
         return asyncio.run(conversation)
-    except (KafkaError, TimeoutError) as error:
-        raise BridgeError(
-            f"Kafka at {settings.kafka.bootstrap_servers} does not answer: {error or type(error).__name__}. "
-            "Fix: see that Kafka runs, then BRIDGE_KAFKA_BOOTSTRAP_SERVERS, _SECURITY_PROTOCOL and the credentials."
-        ) from error
 
 
 def _changes(findings: Iterable[Finding]) -> Table:

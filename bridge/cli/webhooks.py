@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from yarl import URL
 
 from bridge import config
+from bridge.auth import Tokens, secrets_in
 from bridge.cli.output import AsJson, ConfigFile, show_rows
 from bridge.errors import BridgeError, ConfigError
 from bridge.gumlet_api import GumletApi, Webhook, gumlet_api
@@ -209,9 +210,9 @@ def _agreed(title: str, what: dict[str, Any], *, dry_run: bool, yes: bool) -> bo
 
 def _tokens(settings: Settings) -> list[SecretStr]:
     """Return every token that the bridge believes, the first first."""
-    lines = settings.tokens_file.read_text().splitlines() if settings.tokens_file else []
-    filed = [SecretStr(line.strip()) for line in lines if line.strip() and not line.startswith("#")]
-    return [*settings.token_list, *filed]
+    Tokens.of(settings.model_copy(update={"allow_unauthenticated": True}))  # what cannot be used is told
+    filed = secrets_in(settings.tokens_file.read_text()) if settings.tokens_file else []
+    return [*settings.token_list, *map(SecretStr, filed)]
 
 
 def _row(webhook: Webhook, settings: Settings) -> dict[str, Any]:

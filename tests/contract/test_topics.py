@@ -248,4 +248,5 @@ def test_kafka_away(prefix: str) -> None:
     """A Kafka that does not answer is told in a sentence with what to look at."""
     result = bridge("check", BRIDGE_TOPICS_PREFIX=prefix, BRIDGE_KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:1")
     assert isinstance(result.exception, BridgeError)
-    assert "Kafka at 127.0.0.1:1 does not answer" in str(result.exception)
+    assert "Kafka at 127.0.0.1:1: " in str(result.exception)
+    assert "BRIDGE_KAFKA_BOOTSTRAP_SERVERS" in str(result.exception)

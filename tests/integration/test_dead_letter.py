@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -11,8 +12,10 @@ import pytest
 from bridge.config_sections import KafkaSettings
 from bridge.contract import Contract, schemas_directory
 from bridge.event import Delivery, canonical, content_id
+from bridge.fields import rfc3339
 from bridge.normalize import Normalizer
 from tests.checker import header, read_all
+from tests.daemon import Daemon, wait_for
 from tests.tools import bridge, make_topics, publish
 
 if TYPE_CHECKING:
@@ -20,8 +23,8 @@ if TYPE_CHECKING:
 
     from tests.brokers import Broker
 
-RECEIVED_MS = 1_790_000_000_123
-"""Any time in the past of the machine that runs this is as good."""
+RECEIVED_MS = int(time.time() * 1000) - 3_600_000
+"""Within what the topics keep: Kafka removes what is older in the middle of a test."""
 READY: dict[str, Any] = {
     "type": "video.status.ready",
     "asset_id": "5fd088e0a47da8246f1fb756",
@@ -76,6 +79,47 @@ async def test_replay_after_the_schema_is_mended(broker: Broker, prefix: str, de
     assert orjson.loads(record.value)["title"] == READY["title"]
 
 
+async def test_the_whole_story_of_a_schema_too_strict(broker: Broker, prefix: str, tmp_path: Path) -> None:
+    """Taken by a daemon with the hasty schema, replayed with today's: the id, key and time of its receipt are kept."""
+    kafka = KafkaSettings(bootstrap_servers=broker.bootstrap_servers)
+    await make_topics(broker, kafka, prefix)
+    topic, dead_letter = f"{prefix}video.status.ready", f"{prefix}dead-letter"
+    too_strict(tmp_path, prefix)
+    tree = tmp_path / "hasty"
+    shutil.copytree(schemas_directory().parent / "bridge", tree / "bridge")
+    (tmp_path / "schemas").rename(tree / "schemas")
+    daemon = Daemon(tmp_path, broker.bootstrap_servers, prefix, topics_provision="off")
+    daemon.source_tree = tree
+    with daemon:
+        assert daemon.post(orjson.dumps(READY), "/webhooks/gumlet/films").status == 200
+        wait_for(daemon.drained, what="the delivery reaches Kafka")
+        assert daemon.stop() == 0
+    assert await read_all(broker.bootstrap_servers, [topic]) == []
+    (letter,) = await read_all(broker.bootstrap_servers, [dead_letter])
+    settings: dict[str, object] = {"kafka_bootstrap_servers": broker.bootstrap_servers, "topics_prefix": prefix}
+
+    ran = await bridge("dead-letter", "replay", **settings)
+
+    assert ran.code == 0, ran.err
+    (record,) = await read_all(broker.bootstrap_servers, [topic])
+    assert header(record, "ce_id") == header(letter, "ce_id") == content_id("films", canonical(READY))
+    assert record.timestamp == letter.timestamp
+    assert header(record, "ce_time") == header(letter, "ce_time")
+    assert (record.key, header(record, "ce_type")) == (letter.key, "com.gumlet.video.status.ready")
+
+
+async def test_a_dead_letter_that_its_topic_would_not_keep(embedded_broker: Broker, prefix: str) -> None:
+    """Its record's time is that of its receipt, so Kafka removes it soon: the dry run says so."""
+    kafka = KafkaSettings(bootstrap_servers=embedded_broker.bootstrap_servers)
+    normalizer = Normalizer(Contract.load(prefix))
+    delivery = Delivery(RECEIVED_MS - 8 * 24 * 3_600_000, "films", orjson.dumps(READY))
+    await publish(kafka, [(normalizer.dead_letter(delivery, "schema_violation", "a title too long"), delivery)])
+    settings: dict[str, object] = {"kafka_bootstrap_servers": kafka.bootstrap_servers, "topics_prefix": prefix}
+    ran = await bridge("dead-letter", "replay", "--dry-run", **settings)
+    assert ran.code == 0, ran.err
+    assert "older than its topic keeps" in ran.lines[0]["note"]
+
+
 async def test_what_is_still_dead_stays_and_is_told(broker: Broker, prefix: str, dead: dict[str, object]) -> None:
     """A replay publishes what it can, makes no second dead letter of the rest, and ends with 1."""
     ran = await bridge("dead-letter", "replay", **dead)
@@ -87,19 +131,22 @@ async def test_what_is_still_dead_stays_and_is_told(broker: Broker, prefix: str,
 
 async def test_filters_choose_by_time_type_asset_reason(dead: dict[str, object]) -> None:
     """Each filter chooses what it says, and a list has no bodies."""
-    everything = (await bridge("dead-letter", "list", **dead)).lines
+    listed = await bridge("dead-letter", "list", **dead)
+    assert listed.code == 0, listed.err
+    everything = listed.lines
     assert {line["reason"] for line in everything} == {"schema_violation", "invalid_json"}
     assert all("body" not in line and "body_base64" not in line for line in everything)
-    between = ("2026-09-21T14:13:50Z", "2026-09-21T14:14:00Z")
+    between = rfc3339(RECEIVED_MS + 30_000)
     for arguments, expected in (
         (("--type", "video.status.ready"), ["schema_violation"]),
         (("--asset", READY["asset_id"]), ["schema_violation"]),
         (("--asset", "another"), []),
         (("--reason", "invalid_json"), ["invalid_json"]),
-        (("--since", between[0]), ["invalid_json"]),
-        (("--until", between[1]), ["schema_violation"]),
+        (("--since", between), ["invalid_json"]),
+        (("--until", between), ["schema_violation"]),
     ):
         ran = await bridge("dead-letter", "list", *arguments, **dead)
+        assert ran.code == 0, ran.err
         assert [line["reason"] for line in ran.lines] == expected, arguments
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from tests.tools import bridge, make_topics
 
 BROKEN, BINARY = b'{"type":', b"\xff\xfe"
 NOWHERE = "127.0.0.1:1"
-RECEIVED_MS = 1_790_000_000_123
+RECEIVED_MS = int(time.time() * 1000) - 3_600_000
 
 
 def ready(number: int) -> dict[str, Any]:

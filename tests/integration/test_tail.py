@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 FIRST = "5fd088e0a47da8246f1fb756"
 SECOND = "6ad088e0a47da8246f1fb700"
-LONG_AGO_MS = 1_790_000_000_000
+LONG_AGO_MS = int(time.time() * 1000) - 3 * 24 * 3_600_000  # within what the topics keep
 
 
 async def deliver(broker: Broker, prefix: str, received_ms: int, *bodies: Mapping[str, object]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -50,6 +51,17 @@ async def test_subscribe_shows_asks_and_is_idempotent() -> None:
         (webhook,) = await listed(settings)
         assert webhook["token"] == "another"
         assert all(TOKEN not in ran.out + ran.err for ran in (dry, rotated))
+
+
+async def test_of_a_tokens_file_the_first_that_has_not_ended_is_sent(tmp_path: Path) -> None:
+    """A token's name and end are no part of it, and one that has ended is not given to Gumlet."""
+    file = tmp_path / "tokens"
+    file.write_text(f"ended name=old expires=2020-01-01\n{TOKEN} name=new expires=2999-01-01\n")
+    async with gumlet() as (_, settings):
+        ran = await bridge(*SUBSCRIBE, "--yes", tokens_file=file, **settings)
+        assert ran.code == 0, ran.err
+        (webhook,) = await listed(settings)
+        assert webhook["token"] == "the bridge's"
 
 
 async def test_update_delete_history() -> None:
