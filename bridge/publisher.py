@@ -226,8 +226,8 @@ class Publisher:
             self._metrics.records.labels(topic).inc(count)
             if topic == self._normalizer.dead_letter_topic:
                 self._metrics.dead_lettered(event for event, _ in sent if event.topic == topic)
-        for event, _ in sent:
-            self._metrics.publish_seconds.observe((now - event.received_ms) / 1000)
+        for received_ms, count in Counter(event.received_ms for event, _ in sent).items():
+            self._metrics.publish_seconds.observe((now - received_ms) / 1000, count)
         if self._metrics.tracing is not None:
             self._metrics.tracing.published(sent)
         events = [event for event, _ in sent]

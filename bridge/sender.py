@@ -240,14 +240,18 @@ class Sender:
         self, events: Sequence[Prepared], placed: Sequence[_Batch | None], refused: dict[str, str], *, stalled: bool
     ) -> Verdicts:
         """Sort the events, each in its order, by what Kafka said of its batch."""
-        verdicts = Verdicts()
-        population = Counter(id(batch) for batch in placed)
-        some_sent = any(batch is not None and batch.outcome() is True for batch in placed)
+        outcomes = {id(batch): batch and batch.outcome() for batch in {id(each): each for each in placed}.values()}
+        some_sent = True in outcomes.values()
         if some_sent:
             self._tell(connected=True)
+        if all(outcome is True for outcome in outcomes.values()):  # as it should be
+            self._singly.difference_update([event.id for event, _ in events] if self._singly else ())
+            return Verdicts(list(events), _places(placed))
+        verdicts = Verdicts()
+        population = Counter(id(batch) for batch in placed)
         for prepared, batch in zip(events, placed, strict=True):
             topic = prepared.event.topic
-            outcome = batch.outcome() if batch is not None else None
+            outcome = outcomes[id(batch)]
             if outcome is True:
                 verdicts.sent.append(prepared)
                 self._singly.discard(prepared.event.id)
