@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import structlog
 from aiokafka import AIOKafkaProducer
@@ -35,11 +35,12 @@ from aiokafka.errors import (
 )
 from aiokafka.partitioner import murmur2
 
+from bridge.batch import Batch, last_places
 from bridge.config_sections import KafkaSettings
 from bridge.event import Delivery, Event
 from bridge.kafka import abandon, answers, backoff, client_options, has_died, words
 from bridge.metrics import Metrics
-from bridge.recent import KEPT, Place
+from bridge.recent import Place
 
 BATCH_BYTES = 512 * 1024
 """Size of a produce batch: half of what a topic takes by default, so that headers and framing always fit."""
@@ -103,20 +104,6 @@ class Verdicts:
         self.refused.setdefault(prepared.event.topic, ([], words))[0].append(prepared)
 
 
-@dataclass(slots=True)
-class _Batch:
-    topic: str
-    partition: int
-    builder: Any
-    future: asyncio.Future[Any] | None = None
-
-    def outcome(self) -> Literal[True] | BaseException | None:
-        """Return True when Kafka confirmed, its error when it refused, None when it said nothing."""
-        if self.future is None or not self.future.done() or self.future.cancelled():
-            return None
-        return self.future.exception() or True
-
-
 class Sender:
     """Sends events over one producer, replaced when it fails."""
 
@@ -162,7 +149,7 @@ class Sender:
         producer = await self.connect()
         refused: dict[str, str] = {}
         stalled = False
-        placed: list[_Batch | None] = [None] * len(events)
+        placed: list[Batch | None] = [None] * len(events)
         try:
             partitions = await self._partitions(producer, events, refused)
             batches = self._pack(producer, events, partitions, placed)
@@ -205,12 +192,12 @@ class Sender:
         producer: AIOKafkaProducer,
         events: Sequence[Prepared],
         partitions: dict[str, int],
-        placed: list[_Batch | None],
-    ) -> list[_Batch]:
+        placed: list[Batch | None],
+    ) -> list[Batch]:
         """Group events into batches a partition, in order, and note in `placed` where each one went."""
         self._sends += 1
-        batches: list[_Batch] = []
-        latest: dict[tuple[str, int], _Batch] = {}
+        batches: list[Batch] = []
+        latest: dict[tuple[str, int], Batch] = {}
         for index, ((topic, key, value, headers, received_ms, _, identity), _) in enumerate(events):
             count = partitions.get(topic)
             if count is None:
@@ -223,7 +210,7 @@ class Sender:
                 or alone
                 or batch.builder.append(timestamp=received_ms, key=key, value=value, headers=headers) is None
             ):
-                batch = _Batch(topic, partition, producer.create_batch())
+                batch = Batch(topic, partition, producer.create_batch())
                 batch.builder.append(timestamp=received_ms, key=key, value=value, headers=headers)
                 if alone:
                     batch.builder.close()
@@ -232,7 +219,7 @@ class Sender:
             placed[index] = batch
         return batches
 
-    async def _hand_over(self, producer: AIOKafkaProducer, batches: Sequence[_Batch]) -> None:
+    async def _hand_over(self, producer: AIOKafkaProducer, batches: Sequence[Batch]) -> None:
         for batch in batches:
             batch.builder.close()
             batch.future = await producer.send_batch(batch.builder, batch.topic, partition=batch.partition)
@@ -256,7 +243,7 @@ class Sender:
         return False
 
     def _judge(
-        self, events: Sequence[Prepared], placed: Sequence[_Batch | None], refused: dict[str, str], *, stalled: bool
+        self, events: Sequence[Prepared], placed: Sequence[Batch | None], refused: dict[str, str], *, stalled: bool
     ) -> Verdicts:
         """Sort the events, each in its order, by what Kafka said of its batch."""
         verdicts = Verdicts()
@@ -285,7 +272,7 @@ class Sender:
                 verdicts.refuse(prepared, f"silent for {STALL_SECONDS:.0f} seconds while other topics were confirmed")
             else:
                 verdicts.again.append(prepared)
-        verdicts.places = _places(placed)
+        verdicts.places = last_places(placed)
         return verdicts
 
     async def close(self) -> None:
@@ -293,18 +280,3 @@ class Sender:
         producer, self._producer = self._producer, None
         if producer is not None:
             await abandon(producer)
-
-
-def _places(placed: Sequence[_Batch | None]) -> list[Place]:
-    """Return where the last events that were confirmed lie: only those are shown to anybody."""
-    places: list[Place] = []
-    left: dict[int, int] = {}
-    for batch in reversed(placed):
-        if batch is None or batch.future is None or batch.outcome() is not True:
-            continue
-        ahead = left[id(batch)] = left.get(id(batch), batch.builder.record_count()) - 1
-        base = batch.future.result().offset
-        places.append(Place(batch.partition, base + ahead if base >= 0 else None))
-        if len(places) == KEPT:
-            break
-    return places[::-1]
