@@ -16,13 +16,14 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, TopicAuthorizationFailedError, UnknownTopicOrPartitionError
 from aiokafka.partitioner import murmur2
 
+from bridge.batch import Batch, last_places
 from bridge.config_sections import KafkaSettings
 from bridge.event import Delivery, Event
 from bridge.kafka import (
@@ -37,7 +38,7 @@ from bridge.kafka import (
     words,
 )
 from bridge.metrics import Metrics
-from bridge.recent import KEPT, Place
+from bridge.recent import Place
 
 BATCH_BYTES = 512 * 1024
 """Size of a produce batch: half of what a topic takes by default, so that headers and framing always fit."""
@@ -82,20 +83,6 @@ class Verdicts:
     def refuse(self, prepared: Prepared, words: str) -> None:
         """Add an event that its topic does not take for now."""
         self.refused.setdefault(prepared.event.topic, ([], words))[0].append(prepared)
-
-
-@dataclass(slots=True)
-class _Batch:
-    topic: str
-    partition: int
-    builder: Any
-    future: asyncio.Future[Any] | None = None
-
-    def outcome(self) -> Literal[True] | BaseException | None:
-        """Return True when Kafka confirmed, its error when it refused, None when it said nothing."""
-        if self.future is None or not self.future.done() or self.future.cancelled():
-            return None
-        return self.future.exception() or True
 
 
 class Sender:
@@ -143,7 +130,7 @@ class Sender:
         producer = await self.connect()
         refused: dict[str, str] = {}
         stalled = False
-        placed: list[_Batch | None] = [None] * len(events)
+        placed: list[Batch | None] = [None] * len(events)
         try:
             partitions = await self._partitions(producer, events, refused)
             batches = self._pack(producer, events, partitions, placed)
@@ -186,12 +173,12 @@ class Sender:
         producer: AIOKafkaProducer,
         events: Sequence[Prepared],
         partitions: dict[str, int],
-        placed: list[_Batch | None],
-    ) -> list[_Batch]:
+        placed: list[Batch | None],
+    ) -> list[Batch]:
         """Group events into batches a partition, in order, and note in `placed` where each one went."""
         self._sends += 1
-        batches: list[_Batch] = []
-        latest: dict[tuple[str, int], _Batch] = {}
+        batches: list[Batch] = []
+        latest: dict[tuple[str, int], Batch] = {}
         for index, ((topic, key, value, headers, received_ms, _, identity), _) in enumerate(events):
             count = partitions.get(topic)
             if count is None:
@@ -204,7 +191,7 @@ class Sender:
                 or alone
                 or batch.builder.append(timestamp=received_ms, key=key, value=value, headers=headers) is None
             ):
-                batch = _Batch(topic, partition, producer.create_batch())
+                batch = Batch(topic, partition, producer.create_batch())
                 batch.builder.append(timestamp=received_ms, key=key, value=value, headers=headers)
                 if alone:
                     batch.builder.close()
@@ -213,7 +200,7 @@ class Sender:
             placed[index] = batch
         return batches
 
-    async def _hand_over(self, producer: AIOKafkaProducer, batches: Sequence[_Batch]) -> None:
+    async def _hand_over(self, producer: AIOKafkaProducer, batches: Sequence[Batch]) -> None:
         for batch in batches:
             batch.builder.close()
             batch.future = await producer.send_batch(batch.builder, batch.topic, partition=batch.partition)
@@ -237,7 +224,7 @@ class Sender:
         return False
 
     def _judge(
-        self, events: Sequence[Prepared], placed: Sequence[_Batch | None], refused: dict[str, str], *, stalled: bool
+        self, events: Sequence[Prepared], placed: Sequence[Batch | None], refused: dict[str, str], *, stalled: bool
     ) -> Verdicts:
         """Sort the events, each in its order, by what Kafka said of its batch."""
         outcomes = {id(batch): batch and batch.outcome() for batch in {id(each): each for each in placed}.values()}
@@ -270,7 +257,7 @@ class Sender:
                 verdicts.refuse(prepared, f"silent for {STALL_SECONDS:.0f} seconds while other topics were confirmed")
             else:
                 verdicts.again.append(prepared)
-        verdicts.places = _places(placed)
+        verdicts.places = last_places(placed)
         return verdicts
 
     async def close(self) -> None:
@@ -278,18 +265,3 @@ class Sender:
         producer, self._producer = self._producer, None
         if producer is not None:
             await abandon(producer)
-
-
-def _places(placed: Sequence[_Batch | None]) -> list[Place]:
-    """Return where the last events that were confirmed lie: only those are shown to anybody."""
-    places: list[Place] = []
-    left: dict[int, int] = {}
-    for batch in reversed(placed):
-        if batch is None or batch.future is None or batch.outcome() is not True:
-            continue
-        ahead = left[id(batch)] = left.get(id(batch), batch.builder.record_count()) - 1
-        base = batch.future.result().offset
-        places.append(Place(batch.partition, base + ahead if base >= 0 else None))
-        if len(places) == KEPT:
-            break
-    return places[::-1]

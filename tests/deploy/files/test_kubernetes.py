@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import typer
 import yaml
 
 from bridge.cli import COMMANDS
+from bridge.config import PREFIX
+from tests.daemon import BRIDGE, environment
 from tests.deploy.files.test_image import known_variables
 from tests.deploy.generate import exposed
 from tests.deploy.tools import DEPLOY, kubernetes_schemas, prometheus_operator_crds, run, tool
@@ -78,6 +81,19 @@ def test_example_of_a_drain_is_one_that_a_cluster_takes() -> None:
     pod = job["spec"]["template"]["spec"]
     fit_for_a_restricted_namespace(pod)
     assert {each["name"] for each in pod["containers"][0]["env"]} <= known_variables()
+
+
+def test_bridge_understands_what_the_drain_asks_for(tmp_path: Path) -> None:
+    """Arguments and settings are those of the command: all that it misses is the volume."""
+    job, _ = yaml.safe_load_all((KUBERNETES / "drain.example.yaml").read_text())
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    arguments = [str(tmp_path) if each.startswith("/var") else each for each in container["args"]]
+    settings = {each["name"].removeprefix(PREFIX).lower(): each["value"] for each in container["env"]}
+    done = subprocess.run(
+        [*BRIDGE, *arguments], env=environment(**settings), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1, done.stderr
+    assert f"{tmp_path} has no journal" in done.stderr
 
 
 def test_drain_finds_the_replicas_journal_and_gets_no_deliveries(objects: dict[str, dict[str, Any]]) -> None:
