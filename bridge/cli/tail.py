@@ -73,6 +73,7 @@ def tail(  # noqa: PLR0913 - one parameter for each option
                 start,
                 _shown(asset, event_type, path, _printer(as_json=as_json or piped())),
                 follow=follow,
+                asked=bool(topics),
             )
         )
 
@@ -150,14 +151,24 @@ def _readable(record: ConsumerRecord, found: Any) -> Text:
     )
 
 
-async def _tail(
-    settings: Settings, topics: set[str], start: Any, see: Callable[[ConsumerRecord], None], *, follow: bool
+async def _tail(  # noqa: PLR0913 - which topics, from where, what to do with each record, and until when
+    settings: Settings,
+    topics: set[str],
+    start: Any,
+    see: Callable[[ConsumerRecord], None],
+    *,
+    follow: bool,
+    asked: bool,
 ) -> None:
     async with reading(settings.kafka, topics) as reader:
-        if not reader.topics:
-            raise BridgeError(
-                f"Kafka has none of these topics: {', '.join(sorted(topics))}. "
-                "Fix: BRIDGE_TOPICS_PREFIX, or `bridge topics apply`."
+        if missing := topics - set(reader.topics):
+            told = (
+                f"Kafka does not have {', '.join(sorted(missing))}. Fix: a topic or an event type from `bridge topics "
+                "list`, BRIDGE_TOPICS_PREFIX, or `bridge topics apply`."
             )
+            if not reader.topics:
+                raise BridgeError(told)
+            if asked:
+                typer.echo(f"bridge: {told}", err=True)
         async for record in reader.records(start, follow=follow):
             see(record)

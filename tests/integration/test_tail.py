@@ -71,6 +71,9 @@ async def test_filters(prefix: str, published: dict[str, object]) -> None:
     assert sorted(sizes.out.split()) == ["7", "7000000"]
     large = await bridge(*everything, "--path", "input.size_bytes > `1000` && asset_id", **published)
     assert large.out.split() == [f'"{SECOND}"']
+    misspelt = await bridge(*everything, "video.status.ready", "video.status.raedy", **published)
+    assert (misspelt.code, len(misspelt.lines)) == (0, 2)
+    assert "does not have video.status.raedy." in misspelt.err
     wrong = await bridge(*everything, "--path", "input[", **published)
     assert wrong.code == 2
     assert "JMESPath" in wrong.err
