@@ -233,7 +233,7 @@ class Sender:
             self._tell(connected=True)
         if all(outcome is True for outcome in outcomes.values()):  # as it should be
             self._singly.difference_update([event.id for event, _ in events] if self._singly else ())
-            return Verdicts(list(events), _places(placed))
+            return Verdicts(list(events), last_places(placed))
         verdicts = Verdicts()
         population = Counter(id(batch) for batch in placed)
         for prepared, batch in zip(events, placed, strict=True):

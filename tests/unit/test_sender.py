@@ -18,10 +18,11 @@ from aiokafka.errors import (
     TopicAuthorizationFailedError,
 )
 
+from bridge.batch import Batch
 from bridge.config_sections import KafkaSettings
 from bridge.event import Delivery, Event
 from bridge.metrics import Metrics
-from bridge.sender import Prepared, Sender, Verdicts, _Batch
+from bridge.sender import Prepared, Sender, Verdicts
 
 CONFIRMED = SimpleNamespace(offset=7)
 BUILDER = SimpleNamespace(record_count=lambda: 1)
@@ -42,7 +43,7 @@ async def judged(outcomes: dict[str, Any], *, stalled: bool = False) -> Verdicts
             future.set_exception(outcome)
         elif outcome is not None:
             future.set_result(outcome)
-        batches.append(_Batch(topic, 0, BUILDER, future))
+        batches.append(Batch(topic, 0, BUILDER, future))
     sender = Sender(KafkaSettings(), Metrics())
     return sender._judge([prepared(topic) for topic in outcomes], batches, {}, stalled=stalled)
 
