@@ -15,7 +15,7 @@ CHUNK = 16 * 1024
 class Proxy:
     """Forwards each connection to `upstream` in the mode that is set, which may change at any time.
 
-    `slow`: small pieces with a pause before each. `half-open`: what comes in is swallowed, connections stay open.
+    `slow`: small pieces with a pause before each. `half-open`: what goes to Kafka is swallowed, connections stay open.
     `cut(after)`: the connections of now are reset once that many more bytes have gone to Kafka.
     """
 
@@ -72,7 +72,7 @@ class Proxy:
             while data := source.recv(1024 if self.mode == "slow" else CHUNK):
                 if self.mode == "slow":
                     time.sleep(0.02)
-                while self.mode == "half-open":
+                while self.mode == "half-open" and to_kafka:
                     time.sleep(0.05)
                     source.getpeername()  # an error once it is closed
                 if to_kafka and self._budget is not None:
