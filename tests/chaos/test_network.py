@@ -21,12 +21,17 @@ def proxy(victim: ApacheKafka) -> Iterator[Proxy]:
 
 
 async def test_network_slow(chaos: Chaos, proxy: Proxy) -> None:
-    """A slow way to Kafka makes the journal deeper, the acknowledgements no slower, and loses nothing."""
+    """A slow way to Kafka makes the journal deeper, the acknowledgements no slower, and loses nothing.
+
+    Nor does a kill -9 of the daemon meanwhile: what is under way is still in the journal.
+    """
     with chaos.bridge(f"127.0.0.1:{proxy.port}") as daemon:
         chaos.load(daemon, chaos.scaled(1000, 4000), rate=400)
         chaos.past(daemon, 200)
         proxy.mode = "slow"
         time.sleep(chaos.scaled(2, 6))
+        daemon.kill()
+        daemon.start()
         proxy.mode = "pass"
         await chaos.verdict(daemon)
 
