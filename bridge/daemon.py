@@ -29,8 +29,8 @@ from bridge.journal import Journal
 from bridge.kafka import client_options
 from bridge.metrics import Metrics
 from bridge.normalize import Normalizer
+from bridge.provision import provision
 from bridge.publisher import Publisher
-from bridge.topics import provision
 
 _log = structlog.stdlib.get_logger()
 

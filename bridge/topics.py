@@ -7,10 +7,11 @@ to its callers is done here: error codes are read from the answers, a topic's ot
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import structlog
 from aiokafka.admin import NewPartitions, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import (
@@ -24,20 +25,16 @@ from aiokafka.errors import (
     for_code,
 )
 
-from bridge.errors import TopicsDiffer
-from bridge.kafka import admin_client
-
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from aiokafka.admin import AIOKafkaAdminClient
 
-    from bridge.config import Settings
     from bridge.config_sections import TopicsSettings
     from bridge.contract import Contract
 
-log = structlog.get_logger(__name__)
-
+SHOWN_SECONDS = 5.0
+"""How long changes are waited for, so that whoever looks next finds them."""
 _SET_ON_THE_TOPIC = 1
 """Kafka's ConfigSource DYNAMIC_TOPIC_CONFIG: an entry that is the topic's own, not a default."""
 
@@ -205,9 +202,26 @@ async def apply(
     for name, entries in by_kind.get("config", {}).items():
         refusals += await _configure(admin, name, {finding.subject: finding.wanted for finding in entries})
     for name, (finding, *_) in by_kind.get("partitions", {}).items():
-        if int(finding.wanted) > int(finding.found):
+        if _grows(finding):
             refusals += await _grow(admin, name, int(finding.wanted))
+    refused = {refusal.topic for refusal in refusals}
+    await _shown(admin, contract, settings, [finding for finding in findings if finding.topic not in refused])
     return refusals
+
+
+async def _shown(
+    admin: AIOKafkaAdminClient, contract: Contract, settings: TopicsSettings, findings: Sequence[Finding]
+) -> None:
+    """Wait until Kafka shows the changes, but not for ever: its brokers hear of them a moment after its controller."""
+    made = {finding[:3] for finding in findings if finding.kind in ("missing", "config") or _grows(finding)}
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(SHOWN_SECONDS):
+            while made & {each[:3] for each in await survey(admin, contract, settings)}:  # noqa: ASYNC110 - no news of it
+                await asyncio.sleep(0.1)
+
+
+def _grows(finding: Finding) -> bool:
+    return finding.kind == "partitions" and int(finding.wanted) > int(finding.found)
 
 
 async def _create(admin: AIOKafkaAdminClient, topics: Sequence[Wanted]) -> list[Refusal]:
@@ -268,31 +282,3 @@ def _refused(topic: str, code: int, message: str | None, operation: str) -> list
     elif error is InvalidReplicationFactorError:
         fix = "set BRIDGE_TOPICS_REPLICATION_FACTOR to at most the number of brokers, or -1 for their default"
     return [Refusal(topic, f"Kafka refused: {message or error.description} ({error.message})", fix)]
-
-
-async def provision(settings: Settings, contract: Contract) -> None:
-    """Do at start what `topics.provision` says; a topic that exists is never changed.
-
-    `create`: make what is missing; log a warning for each difference and each refusal, and go on: a topic that refuses
-    holds up its own events only. `verify`: raise TopicsDiffer with every difference and its fix. `off`: nothing.
-    Raises KafkaError or TimeoutError when Kafka does not answer: the caller tries again.
-    """
-    mode = settings.topics.provision
-    if mode == "off":
-        return
-    async with admin_client(settings.kafka) as admin:
-        findings = await survey(admin, contract, settings.topics)
-        if mode == "verify":
-            if findings:
-                raise TopicsDiffer("\n".join(map(str, findings)))
-            return
-        missing = [finding for finding in findings if finding.kind == "missing"]
-        refusals = await apply(admin, contract, settings.topics, missing)
-    refused = {refusal.topic for refusal in refusals}
-    if made := [finding.topic for finding in missing if finding.topic not in refused]:
-        log.info("topics created", topics=made)
-    for refusal in refusals:
-        log.warning("topic refused", **refusal._asdict())
-    for finding in findings:
-        if finding.kind != "missing":
-            log.warning("topic differs", **finding._asdict())

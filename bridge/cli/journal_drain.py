@@ -21,8 +21,8 @@ from bridge.journal_view import journal_in, viewing
 from bridge.kafka import client_options
 from bridge.metrics import Metrics
 from bridge.normalize import Normalizer
+from bridge.provision import provision
 from bridge.publisher import Publisher
-from bridge.topics import provision
 
 if TYPE_CHECKING:
     from bridge.config import Settings

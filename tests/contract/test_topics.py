@@ -17,7 +17,8 @@ from bridge.config_sections import KafkaSettings, TopicsSettings
 from bridge.contract import Contract
 from bridge.errors import BridgeError, TopicsDiffer
 from bridge.kafka import admin_client
-from bridge.topics import Finding, apply, provision, survey
+from bridge.provision import provision
+from bridge.topics import Finding, apply, survey
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -55,6 +56,8 @@ async def make(admin: AIOKafkaAdminClient, name: str, partitions: int, config: d
     """Make a topic as somebody else would."""
     response = await admin.create_topics([NewTopic(name, partitions, 1, topic_configs=config)])
     assert response.topic_errors[0][1] == 0
+    while name not in await admin.list_topics():  # noqa: ASYNC110 - brokers hear of it after the controller
+        await asyncio.sleep(0.05)
 
 
 def told(findings: list[Finding]) -> set[tuple[str, str]]:
