@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import orjson
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 from jsonschema_rs import Registry, validator_for
 
 from bridge.contract import Contract
@@ -83,7 +83,7 @@ def read_kept(bootstrap_servers: str, topics: Collection[str]) -> list[Kept]:
             if topic in known and known[topic].error is None
             for partition in known[topic].partitions
         ]
-        ends = {(each.topic, each.partition): consumer.get_watermark_offsets(each, timeout=60)[1] for each in places}
+        ends = {(each.topic, each.partition): _end(consumer, each) for each in places}
         left = {place for place, end in ends.items() if end > 0}
         consumer.assign([each for each in places if (each.topic, each.partition) in left])
         records: list[Kept] = []
@@ -101,6 +101,18 @@ def read_kept(bootstrap_servers: str, topics: Collection[str]) -> list[Kept]:
         return records
     finally:
         consumer.close()
+
+
+def _end(consumer: Consumer, place: TopicPartition) -> int:
+    """Return where a partition ends; a broker that has just started may not lead it yet."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return int(consumer.get_watermark_offsets(place, timeout=60)[1])
+        except KafkaException:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
 
 
 def _id_header(headers: list[tuple[str, bytes]]) -> tuple[str, bytes]:

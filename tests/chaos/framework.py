@@ -117,7 +117,7 @@ class Chaos:
     def past(self, daemon: Daemon, count: int = 1) -> None:
         """Wait until so many more deliveries are acknowledged; a load that has ended is followed by another."""
         if self.loads[-1].process.poll() is not None:
-            self.load(daemon, self.scaled(1000, 4000), rate=500)  # a fault that meets no load proves nothing
+            self.load(daemon, self.scaled(1000, 2000), rate=500)  # a fault that meets no load proves nothing
         load = self.loads[-1]
         already = load.acknowledged_so_far()
         wait_for(lambda: load.acknowledged_so_far() >= already + count or load.process.poll() is not None)

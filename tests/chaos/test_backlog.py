@@ -86,7 +86,7 @@ async def test_backlog_drains_in_bounded_memory(chaos: Chaos) -> None:
     prlimit = shutil.which("prlimit")
     if prlimit is None:
         pytest.skip("no prlimit to bound the process's memory with")
-    count, requests = chaos.scaled(10_000, 1_000_000), chaos.scaled(500, 10_000)
+    count, requests = chaos.scaled(10_000, 1_000_000), chaos.scaled(500, 5000)
     owed = fill(chaos.directory / "journal", chaos.moments.randrange(2**31), count)
     chaos.sent_ids |= {each["id"] for each in owed}
     with chaos.bridge(wrapper=[prlimit, f"--data={MEMORY_MIB * 1024 * 1024}"]) as daemon:

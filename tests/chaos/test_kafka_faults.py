@@ -25,7 +25,7 @@ from tests.daemon import Daemon, Load, wait_for
 async def test_kafka_killed_and_restarted(chaos: Chaos, victim: ApacheKafka) -> None:
     """A power cut of Kafka in the middle of the load delays what was acknowledged, and no more."""
     with chaos.bridge() as daemon:
-        chaos.load(daemon, chaos.scaled(1000, 6000), rate=400)
+        chaos.load(daemon, chaos.scaled(1000, 6000), rate=chaos.scaled(400, 250))
         for _ in range(chaos.scaled(1, 3)):
             chaos.past(daemon, 300)
             victim.kill()
@@ -59,7 +59,7 @@ async def test_kafka_absent_for_long(chaos: Chaos, victim: ApacheKafka) -> None:
     """All is acknowledged while there is no Kafka, over a restart of the daemon too, and is published when there is."""
     victim.stop()
     with chaos.bridge() as daemon:
-        chaos.load(daemon, chaos.scaled(1500, 20_000)).finish()
+        chaos.load(daemon, chaos.scaled(1500, 10_000)).finish()
         daemon.kill()
         daemon.start()
         time.sleep(chaos.scaled(1, 5))
@@ -78,10 +78,10 @@ async def test_topic_deleted_and_restored(chaos: Chaos) -> None:
         await admin.start()
         try:
             await admin.delete_topics([missing])
-            load = chaos.load(daemon, chaos.scaled(700, 4000))
+            load = chaos.load(daemon, chaos.scaled(700, 3000))
             await asyncio.to_thread(load.finish)
             parked = await asyncio.to_thread(parked_alone, chaos, daemon, load, missing)
-            chaos.load(daemon, chaos.scaled(1500, 5000), rate=500)
+            chaos.load(daemon, chaos.scaled(1500, 3000), rate=500)
             chaos.past(daemon, 300)  # the topic comes back in the middle of assets' lives: their order is at stake
             await admin.create_topics([NewTopic(missing, 3, 1)])
         finally:
@@ -104,10 +104,10 @@ async def test_authorization_taken_away_and_given_back(chaos: Chaos) -> None:
         wait_for(daemon.drained)
         for done in admin.create_acls(rules).values():
             done.result(30)
-        load = chaos.load(daemon, chaos.scaled(700, 4000))
+        load = chaos.load(daemon, chaos.scaled(700, 3000))
         await asyncio.to_thread(load.finish)
         parked = await asyncio.to_thread(parked_alone, chaos, daemon, load, denied)
-        chaos.load(daemon, chaos.scaled(1500, 5000), rate=500)
+        chaos.load(daemon, chaos.scaled(1500, 3000), rate=500)
         chaos.past(daemon, 300)
         everything = AclBindingFilter(*rule[:3], None, None, AclOperation.ANY, AclPermissionType.ANY)  # type: ignore[arg-type]
         for removed in admin.delete_acls([everything]).values():
