@@ -16,10 +16,10 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from bridge.backlog import Backlog
 from bridge.config import Settings
+from bridge.connection import url
 from bridge.drift import Drift
 from bridge.errors import BridgeError, Refused
 from bridge.forecast import Forecast
-from bridge.ingress import url
 from bridge.metrics import Metrics
 from bridge.page import Page
 

@@ -47,23 +47,24 @@ Deliver = Callable[["Connection", Any, Any], "asyncio.Future[None] | None"]
 class Connection(RequestHandler):
     """One connection. Knows since when it has been reading a request's headers, which aiohttp does not bound."""
 
-    __slots__ = ("_answer", "_crowd", "_deliver", "_entered", "_held", "_refuse", "reading_since")
+    __slots__ = ("_answer", "_crowd", "_deliver", "_entered", "_held", "_held_back", "_refuse", "reading_since")
 
     def __init__(self, refuse: Refuse, deliver: Deliver, crowd: Crowd, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._refuse = refuse
         self._deliver = deliver
         self._crowd = crowd
-        self._entered: asyncio.BaseTransport | None = None
+        self._entered: str | None = None
         self._parser: Any = _Parser(self._parser, self._offer)
         self._answer: asyncio.Future[None] | None = None
         self._held = b""
+        self._held_back = False
         self.reading_since: float | None = time.monotonic()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin, if there is room for one more."""
-        if self._crowd.enter(transport):
-            self._entered = transport
+        self._entered = self._crowd.enter(transport)
+        if self._entered is not None:
             super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -77,9 +78,10 @@ class Connection(RequestHandler):
         """Note when the first bytes came that belong to no request yet."""
         if self._answer is not None:  # the next request must not overtake
             self._held += data
+            self._held_back = True
             self._pause_transport_reading()
             return
-        if self.reading_since is None:
+        if self.reading_since is None and self._current_request is None:
             self.reading_since = time.monotonic()
         super().data_received(data)
 
@@ -88,7 +90,7 @@ class Connection(RequestHandler):
         waiting = self._waiter is not None and not self._waiter.done() and not self._messages
         closing = self._force_close or self._close or message.should_close
         whole = payload.is_eof() and payload.exception() is None and not self._reading_paused
-        if closing or message.upgrade or not waiting or not whole:
+        if closing or message.upgrade or self.writing_paused or not waiting or not whole:
             return False
         self._answer = self._deliver(self, message, payload)
         if self._answer is None:
@@ -109,8 +111,16 @@ class Connection(RequestHandler):
         if self._held:
             held, self._held = self._held, b""
             self.data_received(held)
-            if self._answer is None and not self._reading_paused and not self._buffer_paused:
-                self._resume_transport_reading()
+        if self._held_back and self._answer is None and not self._reading_paused and not self._buffer_paused:
+            self._held_back = False
+            self._resume_transport_reading()
+
+    def _process_keepalive(self) -> None:
+        """Close an idle connection; one whose delivery waits for its answer is not idle."""
+        if self._answer is None:
+            super()._process_keepalive()
+        else:
+            self._keepalive_handle = self._loop.call_later(self._keepalive_timeout, self._process_keepalive)
 
     async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109 - aiohttp's signature
         """Let the delivery that is waiting for the disk have its answer."""
@@ -149,6 +159,7 @@ class Connection(RequestHandler):
     def answer_too_slow(self) -> None:
         """Answer 408 to a sender that does not finish its headers, and close."""
         if self.transport is not None:
+            self.reading_since = None
             self.transport.write(encoded(HTTPStatus.REQUEST_TIMEOUT, {"Connection": "close"}))
         self.force_close()
 
@@ -208,6 +219,7 @@ class _Accepted(web.StreamResponse):
         if transport is None:
             raise ConnectionResetError("the sender is gone")
         transport.write(self.now())
+        await request.protocol._drain_helper()  # noqa: SLF001 - as aiohttp's own answers do: a sender that reads nothing
 
     def now(self) -> bytes:
         """Return the whole answer, with the present second."""
@@ -239,3 +251,9 @@ class Server(web.Server):
         """Make the protocol of a new connection."""
         common = (self._refuse, self._deliver, self._crowd, self)
         return Connection(*common, loop=asyncio.get_running_loop(), **self._options)
+
+
+def url(address: Any, scheme: str = "http") -> str:
+    """Return the URL of a listening socket's address."""
+    host, port = address[0], address[1]
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

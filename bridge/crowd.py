@@ -42,8 +42,8 @@ class Crowd:
         self._untold: Counter[tuple[str, str]] = Counter()
         self.size = 0
 
-    def enter(self, transport: asyncio.BaseTransport) -> bool:
-        """Count a new connection in; False when there is no room for it, and it has been turned away."""
+    def enter(self, transport: asyncio.BaseTransport) -> str | None:
+        """Count a new connection in and return its address; None when there is no room and it has been turned away."""
         address = _address(transport)
         if self.size >= self._most:
             self._turn_away(transport, "too_many_connections", address)
@@ -52,12 +52,11 @@ class Crowd:
         else:
             self.size += 1
             self._of_address[address] += 1
-            return True
-        return False
+            return address
+        return None
 
-    def leave(self, transport: asyncio.BaseTransport) -> None:
-        """Count out a connection that had entered."""
-        address = _address(transport)
+    def leave(self, address: str) -> None:
+        """Count out a connection that had entered, of the address that it had then: TLS forgets it before the end."""
         self.size -= 1
         self._of_address[address] -= 1
         if not self._of_address[address]:

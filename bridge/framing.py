@@ -33,13 +33,14 @@ class Frames:
 
     def __init__(self, settings: RegistrySettings, contract: Contract) -> None:
         self._settings = settings
+        self._tls = tls_context(settings)  # made once: a file that goes later must not end the daemon
         self._topics = {topic.name: topic for topic in contract.topics.values()}
         self._known: dict[str, tuple[bytes, list[tuple[str, bytes]]]] = {}
         self._asked = False
 
     async def learn(self) -> None:
         """Ask for the schema of every topic. Raises RegistryFails."""
-        async with registry(self._settings) as there:
+        async with registry(self._settings, self._tls) as there:
             for topic in self._topics.values():
                 await self._ask(there, topic)
         self._asked = True
@@ -66,7 +67,7 @@ class Frames:
             return None
         topic = self._topics[name]
         try:
-            async with registry(self._settings) as there:
+            async with registry(self._settings, self._tls) as there:
                 await self._ask(there, topic)
         except RegistryFails as error:
             return str(error)
@@ -85,7 +86,10 @@ class Frames:
         if found is None:
             return
         if self._settings.wire_format == "confluent":
-            self._known[topic.name] = id_prefix(found.id), []
+            try:
+                self._known[topic.name] = id_prefix(found.id), []
+            except OverflowError as error:
+                raise RegistryFails(f"{there.url} gives {subject_of(topic)} an id that is none: {found.id}.") from error
             return
         try:
             self._known[topic.name] = b"", [guid_header(found.guid or "")]
@@ -131,5 +135,4 @@ def sender_factory(settings: RegistrySettings, contract: Contract) -> Callable[.
     """Return what makes senders in the configured wire format; they share what they learn. Raises ConfigError."""
     if settings.wire_format == "plain":
         return Sender
-    tls_context(settings)  # a certificate that cannot be read is told now, not at the first question
     return partial(FramingSender, Frames(settings, contract))

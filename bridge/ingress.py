@@ -28,7 +28,7 @@ from multidict import CIMultiDictProxy, istr
 from bridge.auth import Tokens
 from bridge.backlog import Backlog
 from bridge.config import Settings
-from bridge.connection import ACCEPTED, Answer, Connection, Server, encoded
+from bridge.connection import ACCEPTED, Answer, Connection, Server, encoded, url
 from bridge.crowd import Crowd
 from bridge.errors import BridgeError, Refused
 from bridge.event import Delivery
@@ -169,9 +169,9 @@ class Ingress:
         body = payload.read_nowait(-1)
         try:
             future = self._backlog.append(Delivery(time.time_ns() // 1_000_000, source, body))
-        except Refused as refusal:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the sender gets its answer
             future = asyncio.get_running_loop().create_future()
-            future.set_exception(refusal)
+            future.set_exception(error)
         future.add_done_callback(partial(self._answer, connection, source, len(body), began))
         return future
 
@@ -184,12 +184,15 @@ class Ingress:
             self._metrics.acknowledged(source, size, time.perf_counter() - began)
             answer = encoded(HTTPStatus.OK, headers) if headers else ACCEPTED.now()
         else:
-            reason = refusal.reason if isinstance(refusal, Refused) else "internal_error"
-            status = HTTPStatus.SERVICE_UNAVAILABLE
+            if isinstance(refusal, Refused):
+                reason, detail = refusal.reason, str(refusal)
+            else:
+                _log.error("internal_error", exc_info=refusal)
+                reason, detail = "internal_error", ""
             remote = connection.peername[0] if connection.peername else None
-            self._count_refusal(status, reason, source, str(refusal), remote)
+            self._count_refusal(HTTPStatus.SERVICE_UNAVAILABLE, reason, source, detail, remote)
             headers["Retry-After"] = str(self._settings.retry_after_seconds)
-            answer = encoded(status, headers, f"{reason}\n")
+            answer = encoded(HTTPStatus.SERVICE_UNAVAILABLE, headers, f"{reason}\n")
         connection.answer(answer, close=self._stopping)
 
     def _admit(self, request: web.BaseRequest) -> str:
@@ -291,9 +294,3 @@ class Ingress:
     ) -> None:
         self._metrics.refused(source, int(status), reason)
         _log.warning("refused", status=int(status), reason=reason, source=source, detail=detail, remote=remote)
-
-
-def url(address: Any, scheme: str = "http") -> str:
-    """Return the URL of a listening socket's address."""
-    host, port = address[0], address[1]
-    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

@@ -115,8 +115,7 @@ class Journal:
     def append(self, delivery: Delivery) -> asyncio.Future[None]:
         """Take a delivery; the future is done when it is on disk, and fails with Refused when it could not be.
 
-        Raises Refused at once when too much waits already, the journal is full or the disk nearly so: the
-        ingress answers 503, which is how a full journal reaches the sender.
+        Raises Refused at once when too much waits, the journal is full, or the disk nearly so or gone.
         """
         size = len(delivery.body) + OVERHEAD_BYTES
         if (refusal := self._out_of_bounds(size)) is not None:
@@ -133,7 +132,11 @@ class Journal:
             return Refused("too_many_waiting", f"{len(self._waiting)} deliveries wait for the disk")
         if self.size_bytes + size > limits.max_bytes:
             return Refused("journal_full", f"the journal holds {self.size_bytes} bytes of {limits.max_bytes}")
-        if (free := self._disk.free_bytes) < limits.min_free_bytes:
+        try:
+            free = self._disk.free_bytes
+        except OSError as error:
+            return Refused("journal_failing", str(error))
+        if free < limits.min_free_bytes:
             return Refused("disk_full", f"the disk has {free} bytes free, under {limits.min_free_bytes}")
         return None
 
@@ -144,7 +147,6 @@ class Journal:
         return self._out_of_bounds(size + OVERHEAD_BYTES)
 
     # What is known at any time.
-
     @property
     def depth(self) -> int:
         """Deliveries that are on disk and not yet on Kafka, the parked ones included."""

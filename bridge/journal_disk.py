@@ -191,8 +191,14 @@ def copy_aside(path: Path) -> Path | None:
     if not log.exists() or not log.stat().st_size:
         return None
     aside = _damaged_name(path)
-    shutil.copyfile(path, aside)
-    shutil.copyfile(log, aside.with_name(f"{aside.name}-wal"))
+    aside_log = aside.with_name(f"{aside.name}-wal")
+    try:
+        shutil.copyfile(log, aside_log)
+        shutil.copyfile(path, aside)
+    except OSError:  # half a copy would only fill the disk
+        aside.unlink(missing_ok=True)
+        aside_log.unlink(missing_ok=True)
+        raise
     return aside
 
 

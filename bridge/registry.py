@@ -170,8 +170,8 @@ class Registry:
 
 
 @asynccontextmanager
-async def registry(settings: RegistrySettings) -> AsyncIterator[Registry]:
-    """Open the registry for the length of the block. Raises ConfigError."""
+async def registry(settings: RegistrySettings, tls: ssl.SSLContext | None = None) -> AsyncIterator[Registry]:
+    """Open the registry for the length of the block, checking its certificate with `tls`. Raises ConfigError."""
     if settings.url is None:
         raise ConfigError(
             "This needs a schema registry. Fix: BRIDGE_REGISTRY_URL, or url under [registry] in the file that --config "
@@ -190,7 +190,7 @@ async def registry(settings: RegistrySettings) -> AsyncIterator[Registry]:
         headers["Authorization"] = f"Bearer {settings.token.get_secret_value()}"
     async with aiohttp.ClientSession(
         headers=headers,
-        connector=aiohttp.TCPConnector(ssl=tls_context(settings)),
+        connector=aiohttp.TCPConnector(ssl=tls or tls_context(settings)),
         timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
         cookie_jar=aiohttp.DummyCookieJar(),
     ) as session:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -56,6 +57,11 @@ class Sender:
             headers[name.lower()] = value
         self._file.read(int(headers["content-length"]))
         return status, headers
+
+    def deliver(self) -> int:
+        """Send a delivery and return the status of its answer."""
+        self.send(whole())
+        return self.answer()[0]
 
     def closed(self) -> bool:
         """Tell whether the other side has closed."""
@@ -158,6 +164,35 @@ def test_what_comes_before_the_answer_does_not_overtake(tmp_path: Path) -> None:
             assert sender.answer()[0] == 503
         assert running.metric('bridge_refusals_total{reason="kafka_slow",status="503"}') == 2
         assert running.metric('bridge_deliveries_total{source="default",status="503"}') == 2
+
+
+def test_reading_goes_on_after_a_request_without_a_body(tmp_path: Path) -> None:
+    """Three requests, each sent before the last has its answer, the second one empty: three answers."""
+    with (
+        Daemon(tmp_path, NOWHERE, "empty.", ack="kafka", ack_timeout_seconds=1) as running,
+        connected(running) as sender,
+    ):
+        sender.send(whole(), whole(b""), whole())
+        assert [sender.answer()[0] for _ in range(3)] == [503] * 3
+
+
+def test_a_connection_that_waits_for_its_answer_is_not_idle(tmp_path: Path) -> None:
+    """An answer that takes longer than idle connections may last still comes; an idle connection is closed."""
+    settings = {"ack": "kafka", "ack_timeout_seconds": 4, "keepalive_seconds": 1}
+    with Daemon(tmp_path, NOWHERE, "idle.", **settings) as running, connected(running) as sender:
+        sender.send(whole())
+        assert sender.answer()[0] == 503
+        assert sender.closed()
+
+
+def test_a_journal_that_is_gone_refuses(tmp_path: Path) -> None:
+    """A journal whose directory is taken away answers 503 with Retry-After, and says why."""
+    with Daemon(tmp_path, NOWHERE, "gone.") as running, connected(running) as sender:
+        shutil.rmtree(tmp_path / "journal")
+        # What is free on the disk is looked up once a second.
+        wait_for(lambda: sender.deliver() == 503, 10, "the refusal")
+        assert running.logged("refused")[-1]["reason"] == "journal_failing"
+        assert not running.logged("internal_error")
 
 
 def test_a_full_journal_refuses_and_the_connection_goes_on(tmp_path: Path) -> None:

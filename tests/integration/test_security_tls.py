@@ -202,6 +202,16 @@ def test_tls_on_the_ingress_with_a_renewal(authority: Authority, tmp_path: Path)
             request(daemon.public.replace("https", "http"), "POST", "/webhooks/gumlet", BODY)
 
 
+def test_connections_over_tls_are_counted_out_again(authority: Authority, tmp_path: Path) -> None:
+    """An address that may hold two connections can come as often as it likes, one after the other."""
+    certificate, key = authority.certificate("counted")
+    settings: dict[str, Any] = {"tls_certfile": certificate, "tls_keyfile": key, "max_connections_per_address": 2}
+    with Daemon(tmp_path, "127.0.0.1:1", **settings) as daemon:
+        for _ in range(5):
+            assert over_tls(daemon, authority.ca)[0] == 200
+            wait_for(lambda: daemon.metric("bridge_connections") == 0, what="the end of the connection")
+
+
 @pytest.mark.parametrize("missing", ["tls_certfile", "tls_keyfile"])
 def test_half_a_pair_does_not_start(authority: Authority, tmp_path: Path, missing: str) -> None:
     """A certificate without its key, or a key alone, ends the start with 78 rather than with plain HTTP."""
