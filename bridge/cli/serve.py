@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,10 @@ import typer
 import uvloop
 
 from bridge import config, daemon, log
+
+SWITCH_SECONDS = 0.0005
+"""How long the journal's thread, back from a sync, waits for a busy event loop to let it in. With the interpreter's
+5 ms the 99th percentile of the answer is three times as long."""
 
 app = typer.Typer(rich_markup_mode="markdown")
 
@@ -38,4 +43,5 @@ def serve(
     # What was imported stays: a full collection that walks through it stops the loop for 18 ms, without it for none.
     gc.collect()
     gc.freeze()
+    sys.setswitchinterval(SWITCH_SECONDS)
     uvloop.run(daemon.run(settings))

@@ -40,7 +40,7 @@ VARIANTS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "publisher: windows of 4,000": (["bridge.publisher.WINDOW_EVENTS=4000"], {}),
     "publisher: slices of 5": (["bridge.publisher.SLICE_EVENTS=5"], {}),
     "publisher: slices of 200": (["bridge.publisher.SLICE_EVENTS=200"], {}),
-    "interpreter: switch interval of 0.5 ms (5 ms)": (["sys.setswitchinterval=0.0005"], {}),
+    "interpreter: switch interval of 5 ms (0.5 ms)": (["bridge.cli.serve.SWITCH_SECONDS=0.005"], {}),
     "interpreter: collect every 20,000 objects (700)": (["gc.set_threshold=20_000"], {}),
 }
 """What is changed: constants or pragmas, and settings."""
