@@ -13,8 +13,8 @@ import uvloop
 from bridge import config, daemon, log
 
 SWITCH_SECONDS = 0.0005
-"""How long the journal's thread, back from a sync, waits for a busy event loop to let it in. With the interpreter's
-5 ms the 99th percentile of the answer is three times as long."""
+"""How long the journal's thread, back from a sync, waits for a busy event loop to let it in. The interpreter's own 5 ms
+made the 99th percentile of the answer 33 ms and not 11 (medians of five pairs of runs on a busy machine)."""
 
 app = typer.Typer(rich_markup_mode="markdown")
 
