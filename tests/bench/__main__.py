@@ -189,9 +189,9 @@ class Bench:
         self.note("growth: CPU at 1 connection", one / usual, "x at 64", at_most=1.15)
         for kilobytes, cost in sizes.items():
             self.note(f"growth: CPU of a body of {kilobytes:g} kB", cost, "µs")
-        for small, large in ((0.5, 8), (8, 64)):
-            ratio = sizes[large] / large / (sizes[small] / small)
-            self.note(f"growth: CPU a byte at {large:g} kB", ratio, f"x at {small:g} kB", at_most=1.15)
+        for less, more in ((0.5, 8), (8, 64)):
+            ratio = sizes[more] / more / (sizes[less] / less)
+            self.note(f"growth: CPU a byte at {more:g} kB", ratio, f"x at {less:g} kB", at_most=1.15)
 
     def replicas(self) -> None:
         """Measure two processes on one port beside one, with the load on the same cores."""
