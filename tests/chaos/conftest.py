@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from confluent_kafka.admin import AdminClient
 
 from tests.brokers import ApacheKafka
-from tests.chaos.framework import SEED, Chaos, Line, kafka_with_proxied_listener, table
+from tests.chaos.framework import SEED, Chaos, Line, kafka_with_proxied_listener, proxied, table
+from tests.chaos.proxy import Proxy
 
 FAULTS = Path(__file__).with_name("faults.c")
 _lines: list[Line] = []
@@ -33,11 +35,23 @@ def _shared_victim(kafka_libraries: Path, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture
-def victim(_shared_victim: ApacheKafka) -> Iterator[ApacheKafka]:
+def victim(_shared_victim: ApacheKafka, prefix: str) -> Iterator[ApacheKafka]:
     """Give a Kafka to be killed, frozen and restarted; healed before the next scenario gets it."""
     yield _shared_victim
     _shared_victim.thaw()
     _shared_victim.start()
+    # With the partitions of all scenarios, a million events in some, each further start would take longer.
+    admin = AdminClient({"bootstrap.servers": _shared_victim.bootstrap_servers})
+    names = [name for name in admin.list_topics(timeout=60).topics if name.startswith(prefix)]
+    for deleted in (admin.delete_topics(names) if names else {}).values():
+        deleted.result(60)
+
+
+@pytest.fixture
+def proxy(victim: ApacheKafka) -> Iterator[Proxy]:
+    """Give a way to Kafka that can be hurt: the listener that the victim advertises behind it."""
+    with Proxy(*proxied(victim)) as way:
+        yield way
 
 
 @pytest.fixture(scope="session")

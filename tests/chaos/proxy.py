@@ -8,7 +8,7 @@ import threading
 import time
 from typing import Literal, Self
 
-Mode = Literal["pass", "slow", "half-open"]
+Mode = Literal["pass", "slow", "half-open", "down"]
 CHUNK = 16 * 1024
 
 
@@ -16,6 +16,7 @@ class Proxy:
     """Forwards each connection to `upstream` in the mode that is set, which may change at any time.
 
     `slow`: small pieces with a pause before each. `half-open`: what goes to Kafka is swallowed, connections stay open.
+    `down`: connections are closed at once.
     `cut(after)`: the connections of now are reset once that many more bytes have gone to Kafka.
     """
 
@@ -57,6 +58,9 @@ class Proxy:
                 client, _ = self._server.accept()
             except OSError:
                 return
+            if self.mode == "down":
+                client.close()
+                continue
             try:
                 server = socket.create_connection(("127.0.0.1", self._upstream), timeout=5)
             except OSError:

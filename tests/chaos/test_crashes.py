@@ -33,7 +33,7 @@ async def test_kill_nine_at_random_instants(chaos: Chaos) -> None:
     """Kill -9 under load, in start-up, drain and shutdown too, loses nothing and keeps each asset's order."""
     rounds = chaos.scaled(5, 50)
     with chaos.bridge() as daemon:
-        chaos.load(daemon, chaos.scaled(2000, 20_000), rate=500)
+        chaos.load(daemon, chaos.scaled(1500, 20_000), rate=500)
         for round_ in range(rounds):
             chaos.past(daemon)
             killed(chaos, daemon, round_)
@@ -49,6 +49,7 @@ async def test_sigterm_twice_under_load(chaos: Chaos) -> None:
             chaos.past(daemon, 200)
             assert daemon.process is not None
             daemon.process.send_signal(signal.SIGTERM)
+            wait_for(lambda: daemon.logged("stopping"), what="the stop's beginning")
             assert daemon.stop() == 0
             assert daemon.logged("drained")
             daemon.start()

@@ -18,6 +18,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # it exports t
 
 from tests.brokers import ApacheKafka
 from tests.chaos.framework import Chaos, topics
+from tests.chaos.proxy import Proxy
 from tests.checker import read_kept
 from tests.daemon import Daemon, Load, wait_for
 
@@ -47,7 +48,7 @@ async def test_kafka_restarted_in_order(chaos: Chaos, victim: ApacheKafka) -> No
 async def test_kafka_frozen(chaos: Chaos, victim: ApacheKafka) -> None:
     """A Kafka whose connections are open and silent, beyond the producer's patience, delays and loses nothing."""
     with chaos.bridge(kafka_delivery_timeout_seconds=2) as daemon:
-        chaos.load(daemon, chaos.scaled(1500, 5000), rate=chaos.scaled(500, 300))
+        chaos.load(daemon, chaos.scaled(1000, 5000), rate=chaos.scaled(500, 300))
         chaos.past(daemon, 300)
         victim.freeze()
         time.sleep(chaos.scaled(4, 12))  # beyond the delivery's time-out
@@ -55,15 +56,15 @@ async def test_kafka_frozen(chaos: Chaos, victim: ApacheKafka) -> None:
         await chaos.verdict(daemon)
 
 
-async def test_kafka_absent_for_long(chaos: Chaos, victim: ApacheKafka) -> None:
+async def test_kafka_absent_for_long(chaos: Chaos, proxy: Proxy) -> None:
     """All is acknowledged while there is no Kafka, over a restart of the daemon too, and is published when there is."""
-    victim.stop()
-    with chaos.bridge() as daemon:
-        chaos.load(daemon, chaos.scaled(1500, 10_000)).finish()
+    proxy.mode = "down"
+    with chaos.bridge(f"127.0.0.1:{proxy.port}") as daemon:
+        chaos.load(daemon, chaos.scaled(1000, 10_000)).finish()
         daemon.kill()
         daemon.start()
         time.sleep(chaos.scaled(1, 5))
-        victim.start()
+        proxy.mode = "pass"
         await chaos.verdict(daemon)
 
 
@@ -100,7 +101,7 @@ async def test_authorization_taken_away_and_given_back(chaos: Chaos) -> None:
         AclBinding(*rule, AclOperation.ALL, AclPermissionType.ALLOW),
     ]
     with chaos.bridge() as daemon:
-        await asyncio.to_thread(chaos.load(daemon, chaos.scaled(300, 2000)).finish)
+        await asyncio.to_thread(chaos.load(daemon, chaos.scaled(100, 2000)).finish)
         wait_for(daemon.drained)
         for done in admin.create_acls(rules).values():
             done.result(30)

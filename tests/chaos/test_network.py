@@ -3,21 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
-import pytest
-
-from tests.brokers import ApacheKafka
-from tests.chaos.framework import Chaos, proxied
+from tests.chaos.framework import Chaos
 from tests.chaos.proxy import Proxy
 from tests.daemon import wait_for
-
-
-@pytest.fixture
-def proxy(victim: ApacheKafka) -> Iterator[Proxy]:
-    """Give a way to Kafka that can be hurt: the listener that `conftest` has advertised behind it."""
-    with Proxy(*proxied(victim)) as way:
-        yield way
 
 
 async def test_network_slow(chaos: Chaos, proxy: Proxy) -> None:
