@@ -5,7 +5,7 @@ What a request means is not known here.
 
 The short way: a request that arrives with its body in one piece, while nothing else is in progress, as nearly every
 delivery does, is offered to the ingress at once. What that takes is answered without a task, a request object and five
-turns of the event loop: a quarter of the cost of an acknowledgement. All else goes aiohttp's way, to the handler.
+turns of the event loop: about a fifth of the cost of an acknowledgement. All else goes aiohttp's way, to the handler.
 Answers are in the order of the requests: what arrives before the answer was given waits for it.
 """
 

@@ -3,7 +3,8 @@
 SQLite keeps what was committed last in its write-ahead log. When that is lost, or a bit of it flips, the file is valid
 and short, and SQLite cannot know. So two sequence numbers stand in a small file beside it: the last one that was
 committed, written after the commit, and up to where groups were removed, written before. A process that dies in between
-leaves a mark that asks for too little, never for too much.
+leaves a mark that asks for too little. After a power cut, or where a version that knows no mark used the journal, one
+that was left behind can ask for too much: a false alarm, which costs no delivery.
 
 Written through a memory map: no system call, no sync. The kernel keeps it when the process dies; after a power cut it
 may be older than the journal, and then notices less.
