@@ -19,7 +19,7 @@ help:  ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(RUN)  ## Run the bridge on an embedded broker, with a live view of every event
-	@$(BIN)/bridge dev $(ARGS)
+	@$(BIN)/gumlet-bridge dev $(ARGS)
 
 test: $(DEV)  ## Run all tests, on the embedded broker and on Apache Kafka; ARGS="-k name" to choose
 	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(ARGS)
@@ -50,17 +50,17 @@ check: $(DEV) check-schemas  ## Lint, check the format, the types, the contract,
 	@$(BIN)/python -m pytest --quiet --no-header tests/deploy/files
 
 check-schemas: $(DEV)
-	@$(BIN)/bridge schemas check $(if $(AGAINST),--against $(AGAINST))
-	@$(BIN)/bridge schemas asyncapi --check
-	@$(BIN)/bridge schemas page --check
+	@$(BIN)/gumlet-bridge schemas check $(if $(AGAINST),--against $(AGAINST))
+	@$(BIN)/gumlet-bridge schemas asyncapi --check
+	@$(BIN)/gumlet-bridge schemas page --check
 	@$(BIN)/python -m pytest --quiet --no-header tests/unit/test_contract.py tests/unit/test_normalize.py -k example
 	@if command -v npm >/dev/null && $(MAKE) -s $(NODE); then \
 		node tests/node/asyncapi.mjs schemas/asyncapi.yaml; \
 	else echo "NOT CHECKED, schemas/asyncapi.yaml by AsyncAPI's parser: no npm, or it cannot have the packages"; fi
 
 schemas: $(DEV)  ## Make schemas/asyncapi.yaml and schemas/README.md from the schema files
-	@$(BIN)/bridge schemas asyncapi --write
-	@$(BIN)/bridge schemas page --write
+	@$(BIN)/gumlet-bridge schemas asyncapi --write
+	@$(BIN)/gumlet-bridge schemas page --write
 
 deploy-files: $(DEV)  ## Make those files of deploy/ that are made from others
 	@$(BIN)/python -m tests.deploy.generate

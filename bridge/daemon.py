@@ -15,22 +15,22 @@ from typing import NamedTuple
 
 import structlog
 
-from bridge import tracing
-from bridge.admin import Admin
-from bridge.auth import Tokens
-from bridge.backlog import Backlog
-from bridge.config import Settings
-from bridge.contract import Contract
-from bridge.drift import Drift
-from bridge.framing import sender_factory
-from bridge.handover import Handover
-from bridge.ingress import Ingress
-from bridge.journal import Journal
-from bridge.kafka import client_options
-from bridge.metrics import Metrics
-from bridge.normalize import Normalizer
-from bridge.provision import provision
-from bridge.publisher import Publisher
+from bridge.admin.server import Admin
+from bridge.config.settings import Settings
+from bridge.contract.drift import Drift
+from bridge.contract.normalizer import Normalizer
+from bridge.contract.schemas import Contract
+from bridge.ingress.server import WebhookServer
+from bridge.ingress.tokens import Tokens
+from bridge.kafka.client import client_options
+from bridge.kafka.provision import provision
+from bridge.publisher.publisher import Publisher
+from bridge.publisher.registry_encoder import producer_factory
+from bridge.queue.interface import DeliveryQueue
+from bridge.queue.journal import Journal
+from bridge.queue.memory import MemoryQueue
+from bridge.telemetry import tracing
+from bridge.telemetry.metrics import Metrics
 
 _log = structlog.stdlib.get_logger()
 
@@ -54,13 +54,13 @@ async def run(
     for what the user must mend.
     """
     metrics = Metrics()
-    tokens = Tokens.of(settings, metrics)
+    tokens = Tokens.from_settings(settings, metrics)
     client_options(settings.kafka)  # a certificate that cannot be read is told now, not at the first connection
     contract = Contract.load(settings.topics.prefix)
     drift = Drift()
-    metrics.watch_drift(drift.counts.items)
+    metrics.register_drift(drift.counts.items)
     normalizer = Normalizer(contract, drift)
-    make_sender = sender_factory(settings.registry, contract)
+    make_sender = producer_factory(settings.registry, contract)
     async with contextlib.AsyncExitStack() as stack:
         if stop is None:
             stop = stack.enter_context(_signals())
@@ -75,15 +75,15 @@ async def run(
             make_sender=make_sender,
         )
         admin = Admin(settings, backlog, metrics, connected=lambda: publisher.connected, drift=drift)
-        ingress = Ingress(settings, tokens, backlog, metrics)
+        ingress = WebhookServer(settings, tokens, backlog, metrics)
         metrics.watch("bridge_requests_in_flight", "Requests read or waiting for an answer.", lambda: ingress.in_flight)
         async with (
             admin.listening() as admin_url,
             publisher.running(settings.shutdown_timeout_seconds),
             ingress.listening() as public_url,
         ):
-            if tokens.open_to_all:
-                _log.warning("unauthenticated", meaning="anybody who reaches the port can send events")
+            if tokens.authentication_disabled:
+                _log.warning("authentication_disabled", hint="anybody who reaches the port can send events")
             _log.info("listening", public=public_url, admin=admin_url, ack=settings.ack)
             if ready is not None:
                 ready(Addresses(public_url, admin_url))
@@ -92,10 +92,10 @@ async def run(
     _log.info("stopped")
 
 
-def _backlog(settings: Settings, metrics: Metrics) -> AbstractAsyncContextManager[Backlog]:
+def _backlog(settings: Settings, metrics: Metrics) -> AbstractAsyncContextManager[DeliveryQueue]:
     if settings.ack == "kafka":
-        return Handover.open(settings.journal, settings.ack_timeout_seconds)
-    return Journal.open(settings.journal, metrics)
+        return MemoryQueue.open(settings.queue, settings.ack_timeout_seconds)
+    return Journal.open(settings.journal, metrics, settings.queue)
 
 
 @contextlib.contextmanager

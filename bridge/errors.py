@@ -3,11 +3,11 @@
 BridgeError
 ├── ConfigError        end with exit code 78: the message lists each mistake and its fix
 ├── ContractError      end with exit code 78: a schema file is missing or wrong
-├── TopicsDiffer       end with exit code 78: Kafka's topics are not as the contract says
-├── RegistryFails      ask the schema registry again later, or tell what it said
+├── TopicMismatchError       end with exit code 78: Kafka's topics are not as the contract says
+├── RegistryError      ask the schema registry again later, or tell what it said
 ├── JournalLocked      end with exit code 75: another process holds the journal
-├── JournalTooNew      end with exit code 78: written by a newer version of the bridge
-├── JournalDamaged     set the file aside, go on with a new one
+├── UnsupportedJournalVersion      end with exit code 78: written by a newer version of the bridge
+├── JournalCorrupted     set the file aside, go on with a new one
 └── Refused            answer 503: the delivery was not made durable, Gumlet will try again
 """
 
@@ -37,13 +37,13 @@ class ContractError(BridgeError):
     exit_code = EX_CONFIG
 
 
-class TopicsDiffer(BridgeError):
+class TopicMismatchError(BridgeError):
     """Kafka's topics are not as the contract says, and `verify` was asked."""
 
     exit_code = EX_CONFIG
 
 
-class RegistryFails(BridgeError):
+class RegistryError(BridgeError):
     """The schema registry gave no answer to go on with; the message says what to do.
 
     `status` is the HTTP status, 0 without an answer; `said` the registry's own words.
@@ -61,17 +61,17 @@ class JournalLocked(BridgeError):
     exit_code = EX_TEMPFAIL
 
 
-class JournalTooNew(BridgeError):
+class UnsupportedJournalVersion(BridgeError):
     """The journal was written by a newer version of the bridge."""
 
     exit_code = EX_CONFIG
 
 
-class JournalDamaged(BridgeError):
+class JournalCorrupted(BridgeError):
     """The journal's file cannot be read."""
 
 
-class Refused(BridgeError):
+class DeliveryRejected(BridgeError):
     """A delivery that cannot be made durable now. `reason` is one word, for the metric and the log."""
 
     def __init__(self, reason: str, detail: str) -> None:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bridge.embedded import EmbeddedBroker
-from tests import brokers
-from tests.brokers import Broker
-from tests.registry import StrictRegistry
+from bridge.devtools.embedded_broker import EmbeddedBroker
+from tests.support import brokers
+from tests.support.brokers import Broker
+from tests.support.fake_registry import StrictRegistry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -55,7 +55,7 @@ app = typer.Typer(cls=_Lazy, no_args_is_help=True, add_completion=False, rich_ma
 
 def _version(asked: bool) -> None:  # noqa: FBT001 - Typer calls it so
     if asked:
-        typer.echo(f"bridge {version('gumlet-kafka-bridge')}")
+        typer.echo(f"gumlet-bridge {version('gumlet-kafka-bridge')}")
         raise typer.Exit
 
 
@@ -66,7 +66,7 @@ def _root(
 ) -> None:
     """Gumlet's webhooks on Kafka: acknowledged once durable, published once or more, never not at all.
 
-    Begin with `bridge dev`: a broker, the bridge and a live view of every event, with nothing to install.
+    Begin with `gumlet-bridge dev`: a broker, the bridge and a live view of every event, with nothing to install.
     """
 
 
@@ -75,21 +75,21 @@ def main() -> None:
     try:
         app()
     except BridgeError as error:
-        sys.exit(_told([error]))
+        sys.exit(_print_errors([error]))
     except BaseExceptionGroup as group:
         ours, others = group.split(BridgeError)
         if ours is None or others is not None:
             raise
-        sys.exit(_told(list(_leaves(ours))))
+        sys.exit(_print_errors(list(_flatten(ours))))
 
 
-def _leaves(group: BaseExceptionGroup[Any]) -> Any:
+def _flatten(group: BaseExceptionGroup[Any]) -> Any:
     for each in group.exceptions:
-        yield from _leaves(each) if isinstance(each, BaseExceptionGroup) else [each]
+        yield from _flatten(each) if isinstance(each, BaseExceptionGroup) else [each]
 
 
-def _told(errors: list[BridgeError]) -> int:
+def _print_errors(errors: list[BridgeError]) -> int:
     for error in errors:
         for line in str(error).splitlines():
-            typer.echo(f"bridge: {line}", err=True)
+            typer.echo(f"gumlet-bridge: {line}", err=True)
     return errors[0].exit_code

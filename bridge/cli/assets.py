@@ -1,4 +1,4 @@
-"""`bridge assets`: what Kafka knows about one asset."""
+"""`gumlet-bridge assets`: what Kafka knows about one asset."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bridge import config
 from bridge.cli.output import AsJson, ConfigFile, moment, piped, progress, show_rows, write_line
 from bridge.cli.tail import described
-from bridge.contract import Contract
+from bridge.config import settings as config
+from bridge.contract.schemas import Contract
 from bridge.errors import BridgeError
-from bridge.kafka_reader import reading
-from bridge.story import tell
+from bridge.operations.asset_timeline import tell
+from bridge.operations.topic_reader import reading
 
 if TYPE_CHECKING:
-    from bridge.config import Settings
+    from bridge.config.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="What Kafka knows about an asset.")
 
@@ -38,13 +38,13 @@ def show(
     Reads every partition of the contract's topics, because a topic that grew has an asset on several.
     Ends with 1 when an event is missing, or nothing is known.
 
-    Example: `bridge assets show 5fd088e0a47da8246f1fb756 --since 7d`
+    Example: `gumlet-bridge assets show 5fd088e0a47da8246f1fb756 --since 7d`
     """
     lines = asyncio.run(_find(config.load(config_file), asset_id, moment(since) if since else None))
     if not lines:
         raise BridgeError(
             f"{asset_id}: Kafka has no event of it. Fix: an earlier --since; an event older than its topic's "
-            "retention is gone, and one that never came is published by `bridge reconcile`."
+            "retention is gone, and one that never came is published by `gumlet-bridge reconcile`."
         )
     story, missing = tell(lines)
     show_rows(story, ("received_at", "type", "topic", "partition", "offset", "note"), as_json=as_json, title=asset_id)

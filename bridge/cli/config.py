@@ -1,17 +1,17 @@
-"""`bridge config`: what can be set, what is set, and whether it is right."""
+"""`gumlet-bridge config`: what can be set, what is set, and whether it is right."""
 
 from __future__ import annotations
 
 import typer
 
-from bridge import config
-from bridge.auth import Tokens
 from bridge.cli.output import ConfigFile
-from bridge.config_report import as_toml, example
-from bridge.contract import Contract
-from bridge.framing import sender_factory
-from bridge.kafka import client_options
-from bridge.normalize import Normalizer
+from bridge.config import settings as config
+from bridge.config.rendering import as_toml, example
+from bridge.contract.normalizer import Normalizer
+from bridge.contract.schemas import Contract
+from bridge.ingress.tokens import Tokens
+from bridge.kafka.client import client_options
+from bridge.publisher.registry_encoder import producer_factory
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="The configuration: show, check, example.")
 
@@ -24,19 +24,19 @@ def show(config_file: ConfigFile = None) -> None:
 
 @app.command()
 def check(config_file: ConfigFile = None) -> None:
-    """Check everything that `bridge serve` checks before it starts; exit with 78 and each mistake with its fix."""
+    """Check everything that `gumlet-bridge serve` checks before it starts; exit with 78 and each mistake with its fix."""
     settings = config.load(config_file, serving=True)
-    Tokens.of(settings)
+    Tokens.from_settings(settings)
     client_options(settings.kafka)
     contract = Contract.load(settings.topics.prefix)
     Normalizer(contract)
-    sender_factory(settings.registry, contract)
+    producer_factory(settings.registry, contract)
     typer.echo("The configuration is right.")
 
 
 @app.command("example")
 def show_example() -> None:
-    """Print a TOML file with every setting, its meaning and its default: `bridge config example > bridge.toml`."""
+    """Print a TOML file with every setting, its meaning and its default: `gumlet-bridge config example > bridge.toml`."""
     typer.echo(
         "# Every setting, at its default. Remove the # to change one.\n"
         "# The environment has the same names: [journal] max_bytes is BRIDGE_JOURNAL_MAX_BYTES.\n\n"

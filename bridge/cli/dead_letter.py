@@ -1,4 +1,4 @@
-"""`bridge dead-letter`: what could not be published, why, and publishing it once the cause is mended."""
+"""`gumlet-bridge dead-letter`: what could not be published, why, and publishing it once the cause is mended."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import orjson
 import typer
 
-from bridge import config
-from bridge.cli.choosing import AssetId, Chosen, EventType, Reason, Since, Until, chosen
+from bridge.cli.filters import AssetId, DeliveryFilter, EventType, Reason, Since, Until, chosen
 from bridge.cli.output import AsJson, ConfigFile, Output, export_lines, piped, progress, show_rows, write_line
-from bridge.cli.publishing import send_all, sender_of
-from bridge.contract import DEAD_LETTER, Contract
-from bridge.dead_letters import DeadLetter
+from bridge.config import settings as config
+from bridge.contract.normalizer import Normalizer
+from bridge.contract.schemas import DEAD_LETTER, Contract
 from bridge.errors import BridgeError
-from bridge.kafka_reader import reading
-from bridge.normalize import Normalizer
-from bridge.sender import Prepared
+from bridge.operations.dead_letters import DeadLetter
+from bridge.operations.one_shot_producer import send_all, sender_of
+from bridge.operations.topic_reader import reading
+from bridge.publisher.producer import OutgoingEvent
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from bridge.config import Settings
+    from bridge.config.settings import Settings
     from bridge.event import Event
-    from bridge.sender import Sender
+    from bridge.publisher.producer import Sender
 
 CHUNK = 200
 """How many are sent at once."""
@@ -53,9 +53,9 @@ def list_(  # noqa: PLR0913, PLR0917 - one parameter for each option
     """List dead letters, oldest first in each partition, without their bodies.
 
     Examples:
-    `bridge dead-letter list --since 2h`
+    `gumlet-bridge dead-letter list --since 2h`
 
-    `bridge dead-letter list --reason schema_violation | jq -r .pointer | sort | uniq -c`
+    `gumlet-bridge dead-letter list --reason schema_violation | jq -r .pointer | sort | uniq -c`
     """
     settings = config.load(config_file)
     letters = asyncio.run(_collect(settings, chosen(since, until, event_type, asset, reason)))
@@ -65,17 +65,17 @@ def list_(  # noqa: PLR0913, PLR0917 - one parameter for each option
 
 @app.command()
 def show(
-    known_as: Annotated[str, typer.Argument(metavar="ID", help="The event's id, or its place: PARTITION/OFFSET.")],
+    event_id: Annotated[str, typer.Argument(metavar="ID", help="The event's id, or its place: PARTITION/OFFSET.")],
     config_file: ConfigFile = None,
 ) -> None:
     """Show a dead letter whole, with its body. Ends with 1 when there is none.
 
-    Example: `bridge dead-letter show 0/17`
+    Example: `gumlet-bridge dead-letter show 0/17`
     """
-    letters = asyncio.run(_collect(config.load(config_file), Chosen(known_as=known_as)))
+    letters = asyncio.run(_collect(config.load(config_file), DeliveryFilter(event_id=event_id)))
     if not letters:
         raise BridgeError(
-            f"{known_as}: no such dead letter. Fix: take an id or a place from `bridge dead-letter list`."
+            f"{event_id}: no such dead letter. Fix: take an id or a place from `gumlet-bridge dead-letter list`."
         )
     for letter in letters:
         typer.echo(orjson.dumps(letter.whole(), option=orjson.OPT_INDENT_2).decode())
@@ -93,7 +93,7 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter for each option
 ) -> None:
     """Write dead letters with their bodies as JSON lines.
 
-    Example: `bridge dead-letter export --since 7d -o dead-letters.jsonl`
+    Example: `gumlet-bridge dead-letter export --since 7d -o dead-letters.jsonl`
     """
     letters = asyncio.run(_collect(config.load(config_file), chosen(since, until, event_type, asset, reason)))
     export_lines((letter.whole() for letter in letters), output, "dead letters")
@@ -106,7 +106,7 @@ def replay(  # noqa: PLR0913, PLR0917 - one parameter for each option
     event_type: EventType = None,
     asset: AssetId = None,
     reason: Reason = None,
-    known_as: KnownAs = None,
+    event_id: KnownAs = None,
     *,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would become of each; publish nothing.")
@@ -122,13 +122,13 @@ def replay(  # noqa: PLR0913, PLR0917 - one parameter for each option
     Ends with 1 when some could not be published.
 
     Examples:
-    `bridge dead-letter replay --dry-run`
+    `gumlet-bridge dead-letter replay --dry-run`
 
-    `bridge dead-letter replay --reason schema_violation --type video.status.ready --since 7d`
+    `gumlet-bridge dead-letter replay --reason schema_violation --type video.status.ready --since 7d`
     """
     settings = config.load(config_file)
     outcome = asyncio.run(
-        _replay(settings, chosen(since, until, event_type, asset, reason, known_as), publish=not dry_run)
+        _replay(settings, chosen(since, until, event_type, asset, reason, event_id), publish=not dry_run)
     )
     if not piped():
         show_rows(outcome.rows, ("place", "id", "topic", "outcome", "kafka", "reason", "detail", "note"), as_json=False)
@@ -156,11 +156,13 @@ class _Outcome:
             self.rows.append(row)
 
 
-async def _letters(settings: Settings, wanted: Chosen) -> AsyncIterator[DeadLetter]:
+async def _letters(settings: Settings, wanted: DeliveryFilter) -> AsyncIterator[DeadLetter]:
     topic = f"{settings.topics.prefix}{DEAD_LETTER}"
     async with reading(settings.kafka, [topic]) as reader:
         if not reader.topics:
-            raise BridgeError(f"Kafka has no topic {topic}. Fix: BRIDGE_TOPICS_PREFIX, or `bridge topics apply`.")
+            raise BridgeError(
+                f"Kafka has no topic {topic}. Fix: BRIDGE_TOPICS_PREFIX, or `gumlet-bridge topics apply`."
+            )
         with progress("dead letters read", await reader.count()) as move_on:
             async for record in reader.records(wanted.since if wanted.since is not None else "beginning"):
                 move_on(1)
@@ -169,16 +171,16 @@ async def _letters(settings: Settings, wanted: Chosen) -> AsyncIterator[DeadLett
                     yield letter
 
 
-async def _collect(settings: Settings, wanted: Chosen) -> list[DeadLetter]:
+async def _collect(settings: Settings, wanted: DeliveryFilter) -> list[DeadLetter]:
     return [letter async for letter in _letters(settings, wanted)]
 
 
-async def _replay(settings: Settings, wanted: Chosen, *, publish: bool) -> _Outcome:
+async def _replay(settings: Settings, wanted: DeliveryFilter, *, publish: bool) -> _Outcome:
     contract = Contract.load(settings.topics.prefix)
     normalizer = Normalizer(contract)
     sender = await sender_of(settings, contract)
     outcome = _Outcome()
-    chunk: list[tuple[DeadLetter, Prepared]] = []
+    chunk: list[tuple[DeadLetter, OutgoingEvent]] = []
     try:
         async for letter in _letters(settings, wanted):
             event = normalizer.event(letter.delivery)
@@ -186,7 +188,7 @@ async def _replay(settings: Settings, wanted: Chosen, *, publish: bool) -> _Outc
                 outcome.dead += 1
                 outcome.tell(letter.line() | {"outcome": "still dead", **_why(event.value)})
                 continue
-            chunk.append((letter, Prepared(event, letter.delivery)))
+            chunk.append((letter, OutgoingEvent(event, letter.delivery)))
             if len(chunk) >= CHUNK:
                 await _publish(sender, chunk, outcome, contract, publish=publish)
                 chunk.clear()
@@ -201,7 +203,7 @@ def _why(value: bytes) -> dict[str, Any]:
     return {name: found[name] for name in ("reason", "detail", "pointer") if name in found}
 
 
-def _outlived(event: Event, contract: Contract) -> dict[str, str]:
+def _retention_warning(event: Event, contract: Contract) -> dict[str, str]:
     """Return a note where Kafka would remove a record as soon as it has it: its time is that of its receipt."""
     kept_ms = int(contract.topics[event.event_type].config.get("retention.ms", "-1"))
     outlived = 0 < kept_ms < time.time() * 1000 - event.received_ms
@@ -210,7 +212,7 @@ def _outlived(event: Event, contract: Contract) -> dict[str, str]:
 
 async def _publish(
     sender: Sender,
-    chunk: list[tuple[DeadLetter, Prepared]],
+    chunk: list[tuple[DeadLetter, OutgoingEvent]],
     outcome: _Outcome,
     contract: Contract,
     *,
@@ -226,4 +228,6 @@ async def _publish(
         else:
             outcome.published += 1
         event = prepared.event
-        outcome.tell({"place": letter.place, "id": event.id, "topic": event.topic} | said | _outlived(event, contract))
+        outcome.tell(
+            {"place": letter.place, "id": event.id, "topic": event.topic} | said | _retention_warning(event, contract)
+        )

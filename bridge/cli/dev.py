@@ -1,6 +1,6 @@
-"""`bridge dev`: the whole way from webhook to topic in one process, with nothing to install.
+"""`gumlet-bridge dev`: the whole way from webhook to topic in one process, with nothing to install.
 
-The daemon is the one that `bridge serve` runs; the broker is librdkafka's embedded one, gone with the process.
+The daemon is the one that `gumlet-bridge serve` runs; the broker is librdkafka's embedded one, gone with the process.
 A consumer prints each event as it reaches its topic. A Kafka that the configuration names is not used unless
 `--kafka` says so: trying something out must not publish to it.
 """
@@ -27,21 +27,23 @@ from aiokafka.errors import KafkaConnectionError
 from rich.console import Console
 from rich.text import Text
 
-from bridge import config, daemon, log
+from bridge import daemon
 from bridge.cli.output import ConfigFile, printable
-from bridge.cli.webhook_sender import TOKEN_HEADER
-from bridge.contract import Contract, schemas_directory
-from bridge.embedded import EmbeddedBroker
+from bridge.config import settings as config
+from bridge.contract.schemas import Contract, schemas_directory
+from bridge.devtools.embedded_broker import EmbeddedBroker
+from bridge.devtools.load_generator import TOKEN_HEADER
 from bridge.errors import BridgeError
-from bridge.kafka import client_options
-from bridge.wire import unframed
+from bridge.kafka.client import client_options
+from bridge.kafka.wire_format import unframed
+from bridge.telemetry import logging as log
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from aiokafka import ConsumerRecord
 
-    from bridge.config import Settings
+    from bridge.config.settings import Settings
     from bridge.daemon import Addresses
 
 TOKEN = "dev"  # noqa: S105 - the token of a bridge that only this machine reaches
@@ -71,14 +73,14 @@ def dev(
     """Run the bridge with a broker of its own, and print each event as it reaches its topic.
 
     Nothing to install, nothing left behind: broker and journal end with Ctrl-C. Post the example that the
-    first lines show, or let `bridge simulate` play Gumlet from a second terminal.
+    first lines show, or let `gumlet-bridge simulate` play Gumlet from a second terminal.
 
     Examples:
-    `bridge dev`
+    `gumlet-bridge dev`
 
-    `bridge dev --listen 127.0.0.1:9000`
+    `gumlet-bridge dev --listen 127.0.0.1:9000`
 
-    `bridge dev --kafka localhost:9092`
+    `gumlet-bridge dev --kafka localhost:9092`
     """
     with _broker(kafka) as bootstrap_servers, TemporaryDirectory(prefix="bridge-dev-") as directory:
         settings = _settings(config_file, bootstrap_servers, listen, Path(directory), embedded=kafka is None)
@@ -228,9 +230,9 @@ def _first_screen(settings: Settings, addresses: Addresses, *, embedded: bool) -
         token, shown = TOKEN, TOKEN
     header = f" -H {TOKEN_HEADER}:{token}" if token else ""
     # As it was called: after `make run` it is not on the PATH, where iproute2 has another `bridge`.
-    found = shutil.which("bridge")
+    found = shutil.which("gumlet-bridge")
     on_path = found is not None and Path(found).samefile(sys.argv[0])
-    command = "bridge" if on_path else os.path.relpath(sys.argv[0])
+    command = "gumlet-bridge" if on_path else os.path.relpath(sys.argv[0])
     simulate = f"{command} simulate" + (f" --token {token}" if token else "") + " --count 50"
     if not public.endswith(LISTEN):
         simulate += f" --url {url}"

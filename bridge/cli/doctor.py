@@ -1,4 +1,4 @@
-"""`bridge doctor`: everything that the bridge needs, looked at once, each finding with what to do."""
+"""`gumlet-bridge doctor`: everything that the bridge needs, looked at once, each finding with what to do."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ import typer
 from aiokafka.errors import KafkaError
 from yarl import URL
 
-from bridge import config
-from bridge.auth import Tokens
 from bridge.cli.journal_drain import damaged
 from bridge.cli.output import AsJson, ConfigFile, show_rows
-from bridge.contract import Contract
+from bridge.config import settings as config
+from bridge.contract.normalizer import Normalizer
+from bridge.contract.schemas import Contract
 from bridge.errors import BridgeError, ConfigError
-from bridge.gumlet_api import GumletApi, Webhook, gumlet_api
-from bridge.journal_file import FILE_NAME
-from bridge.journal_view import viewing
-from bridge.kafka import admin_client, client_options
-from bridge.kafka_reader import reading
-from bridge.normalize import Normalizer
-from bridge.registry import registry, subject_of
-from bridge.topics import survey
+from bridge.ingress.tokens import Tokens
+from bridge.kafka.client import admin_client, client_options
+from bridge.kafka.schema_registry import registry, subject_name
+from bridge.kafka.topics import survey
+from bridge.operations.gumlet_api import GumletApi, Webhook, gumlet_api
+from bridge.operations.journal_reader import viewing
+from bridge.operations.topic_reader import reading
+from bridge.queue.journal_file import FILE_NAME
 
 if TYPE_CHECKING:
-    from bridge.config import Settings
+    from bridge.config.settings import Settings
 
 PATH = "/webhooks/gumlet"
 DAY_MS = 86_400_000
@@ -61,23 +61,23 @@ def doctor(
     Changes nothing, and is safe beside a running daemon. Ends with 1 when something failed.
 
     Examples:
-    `bridge doctor`
+    `gumlet-bridge doctor`
 
-    `bridge doctor --url https://hooks.example.com/webhooks/gumlet/films --json`
+    `gumlet-bridge doctor --url https://hooks.example.com/webhooks/gumlet/films --json`
     """
-    findings = asyncio.run(_examine(config_file, url))
+    findings = asyncio.run(_run_checks(config_file, url))
     show_rows([each._asdict() for each in findings], Finding._fields, as_json=as_json)
     if any(each.result == "failed" for each in findings):
         raise typer.Exit(1)
 
 
-async def _examine(config_file: Path | None, url: str | None) -> list[Finding]:
+async def _run_checks(config_file: Path | None, url: str | None) -> list[Finding]:
     try:
         settings = config.load(config_file, serving=True)
-        Tokens.of(settings)
+        Tokens.from_settings(settings)
         client_options(settings.kafka)
     except ConfigError as error:
-        return [_failed("configuration", error, "see `bridge config example`; nothing else was checked")]
+        return [_failed("configuration", error, "see `gumlet-bridge config example`; nothing else was checked")]
     findings = [Finding("configuration", "ok", "complete")]
     try:
         contract = Contract.load(settings.topics.prefix)
@@ -125,7 +125,7 @@ def _journal(settings: Settings) -> Finding:
             "journal",
             "warning",
             f"{aside[-1]} was set aside as damaged",
-            "`bridge journal salvage` gets out what is whole; then move the file away",
+            "`gumlet-bridge journal salvage` gets out what is whole; then move the file away",
         )
     waiting = ""
     if (directory / FILE_NAME).exists():
@@ -169,14 +169,14 @@ async def _registry(settings: Settings, contract: Contract) -> list[Finding]:
         return []
     try:
         async with registry(settings.registry) as there:
-            missing = [subject_of(topic) for topic in contract.topics.values() if await there.find(topic) is None]
+            missing = [subject_name(topic) for topic in contract.topics.values() if await there.find(topic) is None]
     except BridgeError as error:
         return [_failed("registry", error, "")]
     if not missing:
         return [Finding("registry", "ok", f"{settings.registry.url} has all schemas")]
     detail = f"{len(missing)} schemas are not registered, {missing[0]} the first"
     waits = settings.registry.wire_format != "plain"
-    return [Finding("registry", "failed" if waits else "warning", detail, "`bridge schemas register`")]
+    return [Finding("registry", "failed" if waits else "warning", detail, "`gumlet-bridge schemas register`")]
 
 
 async def _gumlet(settings: Settings, url: str | None) -> list[Finding]:
@@ -186,7 +186,7 @@ async def _gumlet(settings: Settings, url: str | None) -> list[Finding]:
         async with gumlet_api(settings.gumlet, lambda words: typer.echo(words, err=True)) as api:
             webhooks = await api.webhooks()
             here = [each for each in webhooks if (each.url == url if url else PATH in URL(each.url).path)]
-            findings = [_clock(api.clock_seconds)]
+            findings = [_clock(api.clock_skew_seconds)]
             for webhook in here:
                 findings += [_token(settings, webhook), await _deliveries(api, webhook)]
     except BridgeError as error:
@@ -194,7 +194,10 @@ async def _gumlet(settings: Settings, url: str | None) -> list[Finding]:
     if not here:
         findings.append(
             Finding(
-                "webhook", "failed", f"none of {len(webhooks)} points to {url or PATH}", "`bridge webhooks subscribe`"
+                "webhook",
+                "failed",
+                f"none of {len(webhooks)} points to {url or PATH}",
+                "`gumlet-bridge webhooks subscribe`",
             )
         )
     return findings
@@ -210,11 +213,11 @@ def _clock(ahead: float | None) -> Finding:
 
 def _token(settings: Settings, webhook: Webhook) -> Finding:
     check = f"webhook {webhook.id}"
-    tokens = Tokens.of(settings)
-    if tokens.open_to_all:
+    tokens = Tokens.from_settings(settings)
+    if tokens.authentication_disabled:
         return Finding(check, "warning", f"{webhook.url}: the bridge asks for no token", "BRIDGE_TOKENS")
     if webhook.token is None or not tokens.accepts(webhook.token.get_secret_value()):
-        fix = f"`bridge webhooks update {webhook.id} --token`"
+        fix = f"`gumlet-bridge webhooks update {webhook.id} --token`"
         return Finding(check, "failed", f"{webhook.url}: sends a token that the bridge refuses (401)", fix)
     return Finding(check, "ok", f"{webhook.url}: sends a token that the bridge believes")
 
@@ -226,7 +229,7 @@ async def _deliveries(api: GumletApi, webhook: Webhook) -> Finding:
     counts = {state: sum(each.status == state for each in latest) for state in ("success", "retrying", "failed")}
     detail = "of the last day: " + ", ".join(f"{count} {state}" for state, count in counts.items())
     if counts["failed"]:
-        return Finding(check, "failed", detail, "`bridge reconcile --dry-run`: failed ones never come again")
+        return Finding(check, "failed", detail, "`gumlet-bridge reconcile --dry-run`: failed ones never come again")
     if counts["retrying"]:
-        return Finding(check, "warning", detail, "the bridge's log and `bridge webhooks history` say why")
+        return Finding(check, "warning", detail, "the bridge's log and `gumlet-bridge webhooks history` say why")
     return Finding(check, "ok", detail)

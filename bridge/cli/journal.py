@@ -1,4 +1,4 @@
-"""`bridge journal`: what a journal on disk holds, getting it to Kafka without a daemon, and out of a damaged file."""
+"""`gumlet-bridge journal`: what a journal on disk holds, getting it to Kafka without a daemon, and out of a damaged file."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 import orjson
 import typer
 
-from bridge import config
-from bridge.cli.choosing import AssetId, Chosen, EventType, Reason, Since, Until, chosen
+from bridge.cli.filters import AssetId, DeliveryFilter, EventType, Reason, Since, Until, chosen
 from bridge.cli.journal_drain import Directory, damaged, drain
 from bridge.cli.output import AsJson, ConfigFile, Output, export_lines, progress, show_rows
-from bridge.contract import DEAD_LETTER, Contract
-from bridge.dead_letters import readable
+from bridge.config import settings as config
+from bridge.contract.converters import rfc3339
+from bridge.contract.normalizer import Normalizer
+from bridge.contract.schemas import DEAD_LETTER, Contract
 from bridge.errors import BridgeError
 from bridge.event import Delivery, Event
-from bridge.fields import rfc3339
-from bridge.journal_file import FILE_NAME, Group, JournalFile, lock, pack
-from bridge.journal_salvage import Salvage
-from bridge.journal_salvage import salvage as read_damaged
-from bridge.journal_view import Held, viewing
-from bridge.normalize import Normalizer
+from bridge.operations.dead_letters import readable
+from bridge.operations.journal_reader import Held, viewing
+from bridge.operations.journal_salvage import Salvage
+from bridge.operations.journal_salvage import salvage as read_damaged
+from bridge.queue.journal_file import FILE_NAME, Group, JournalFile, lock, pack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bridge.config import Settings
+    from bridge.config.settings import Settings
 
 PUT_BACK = 500
 """Deliveries put back in one commit."""
@@ -60,9 +60,9 @@ def list_(  # noqa: PLR0913, PLR0917 - one parameter for each option
     and of a dead letter the reason. Ends with 1 when a part of the journal is damaged.
 
     Examples:
-    `bridge journal list --dir /var/lib/bridge --type video.status.ready --since 2h`
+    `gumlet-bridge journal list --dir /var/lib/bridge --type video.status.ready --since 2h`
 
-    `bridge journal list | jq -r .topic | sort | uniq -c`
+    `gumlet-bridge journal list | jq -r .topic | sort | uniq -c`
     """
     settings = config.load(config_file)
     where = directory or settings.journal.dir
@@ -75,22 +75,22 @@ def list_(  # noqa: PLR0913, PLR0917 - one parameter for each option
 
 @app.command()
 def show(
-    known_as: Annotated[str, typer.Argument(metavar="ID", help="The event's id, or its place in `list`.")],
+    event_id: Annotated[str, typer.Argument(metavar="ID", help="The event's id, or its place in `list`.")],
     directory: Directory = None,
     config_file: ConfigFile = None,
 ) -> None:
     """Show a delivery whole, with its body. Ends with 1 when there is none.
 
-    Example: `bridge journal show 4711 --dir /var/lib/bridge`
+    Example: `gumlet-bridge journal show 4711 --dir /var/lib/bridge`
     """
     settings = config.load(config_file)
     found = False
-    for about, delivery in _lines(settings, directory or settings.journal.dir, Chosen(known_as=known_as)):
+    for about, delivery in _lines(settings, directory or settings.journal.dir, DeliveryFilter(event_id=event_id)):
         found = True
         typer.echo(orjson.dumps(about | readable(delivery.body), option=orjson.OPT_INDENT_2).decode())
     if not found:
         raise BridgeError(
-            f"{known_as}: no such delivery waits. Fix: take an id or a place from `bridge journal list`; what has left "
+            f"{event_id}: no such delivery waits. Fix: take an id or a place from `gumlet-bridge journal list`; what has left "
             "is on Kafka."
         )
 
@@ -111,7 +111,7 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter for each option
     A body that is neither JSON nor text is in `body_base64`. Safe beside the running daemon; nothing leaves the
     journal. Ends with 1 when a part of the journal is damaged.
 
-    Example: `bridge journal export --dir /var/lib/bridge -o waiting.jsonl`
+    Example: `gumlet-bridge journal export --dir /var/lib/bridge -o waiting.jsonl`
     """
     settings = config.load(config_file)
     lines = _lines(settings, directory or settings.journal.dir, chosen(since, until, event_type, asset, reason))
@@ -128,7 +128,7 @@ def verify(
 
     Safe beside the running daemon. One line for each fault; ends with 1 when there is one.
 
-    Example: `bridge journal verify --dir /var/lib/bridge`
+    Example: `gumlet-bridge journal verify --dir /var/lib/bridge`
     """
     with viewing(directory or config.load(config_file).journal.dir) as view:
         count = size = parked = 0
@@ -148,7 +148,7 @@ def verify(
             raise typer.Exit(1)
 
 
-def _lines(settings: Settings, directory: Path, wanted: Chosen) -> Iterator[tuple[dict[str, Any], Delivery]]:
+def _lines(settings: Settings, directory: Path, wanted: DeliveryFilter) -> Iterator[tuple[dict[str, Any], Delivery]]:
     """Yield the deliveries that are meant, each with what is to be said of it; then end with 1 if there are faults."""
     normalizer = Normalizer(Contract.load(settings.topics.prefix))
     with viewing(directory) as view:
@@ -199,9 +199,9 @@ def salvage_(
     again with the same id.
 
     Examples:
-    `bridge journal salvage journal.sqlite.damaged-* > deliveries.jsonl`
+    `gumlet-bridge journal salvage journal.sqlite.damaged-* > deliveries.jsonl`
 
-    `bridge journal salvage --into /var/lib/bridge /var/lib/bridge/journal.sqlite.damaged-20260101T000000.000000Z`
+    `gumlet-bridge journal salvage --into /var/lib/bridge /var/lib/bridge/journal.sqlite.damaged-20260101T000000.000000Z`
     """
     found: list[Delivery] = []
     for path in files:

@@ -1,4 +1,4 @@
-"""`bridge journal drain`: what a journal holds goes to Kafka by the daemon's own parts, without a daemon."""
+"""`gumlet-bridge journal drain`: what a journal holds goes to Kafka by the daemon's own parts, without a daemon."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bridge import config, log
 from bridge.cli.output import AsJson, ConfigFile, progress, show_rows
-from bridge.contract import Contract
+from bridge.config import settings as config
+from bridge.contract.normalizer import Normalizer
+from bridge.contract.schemas import Contract
 from bridge.errors import BridgeError
-from bridge.framing import sender_factory
-from bridge.journal import Journal
-from bridge.journal_file import FILE_NAME
-from bridge.journal_view import journal_in, viewing
-from bridge.kafka import client_options
-from bridge.metrics import Metrics
-from bridge.normalize import Normalizer
-from bridge.provision import provision
-from bridge.publisher import Publisher
+from bridge.kafka.client import client_options
+from bridge.kafka.provision import provision
+from bridge.operations.journal_reader import journal_path, viewing
+from bridge.publisher.publisher import Publisher
+from bridge.publisher.registry_encoder import producer_factory
+from bridge.queue.journal import Journal
+from bridge.queue.journal_file import FILE_NAME
+from bridge.telemetry import logging as log
+from bridge.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
-    from bridge.config import Settings
+    from bridge.config.settings import Settings
 
-LOOK_SECONDS = 0.05
+LIVENESS_POLL_SECONDS = 0.05
 COLUMNS = ("topic", "deliveries")
 
 Directory = Annotated[
@@ -54,24 +55,26 @@ def drain(
     journal.
 
     Examples:
-    `bridge journal drain --dir /var/lib/bridge/journal --dry-run`
+    `gumlet-bridge journal drain --dir /var/lib/bridge/journal --dry-run`
 
-    `BRIDGE_KAFKA_BOOTSTRAP_SERVERS=kafka:9092 bridge journal drain --dir /mnt/old-volume/journal`
+    `BRIDGE_KAFKA_BOOTSTRAP_SERVERS=kafka:9092 gumlet-bridge journal drain --dir /mnt/old-volume/journal`
     """
     settings = config.load(config_file)
     where = directory or settings.journal.dir
     contract = Contract.load(settings.topics.prefix)
     before, left = damaged(where), ""
     if dry_run:
-        show_rows(_rows(_would_go(where, Normalizer(contract))), COLUMNS, as_json=as_json)
+        show_rows(_rows(_plan(where, Normalizer(contract))), COLUMNS, as_json=as_json)
     else:
-        journal_in(where)  # a directory without one is a mistake, not an empty journal
+        journal_path(where)  # a directory without one is a mistake, not an empty journal
         log.configure(settings.log)
         settings = settings.model_copy(update={"journal": settings.journal.model_copy(update={"dir": where})})
         counts, left = asyncio.run(_drain(settings, contract, timeout))
         show_rows(_rows(counts), COLUMNS, as_json=as_json)
     for path in damaged(where):
-        typer.echo(f"{path} was set aside as damaged, and is not drained. Fix: `bridge journal salvage`.", err=True)
+        typer.echo(
+            f"{path} was set aside as damaged, and is not drained. Fix: `gumlet-bridge journal salvage`.", err=True
+        )
     if left:
         raise BridgeError(left)
     if damaged(where) != before:
@@ -87,7 +90,7 @@ def _rows(counts: Counter[str]) -> list[dict[str, Any]]:
     return [{"topic": topic, "deliveries": count} for topic, count in sorted(counts.items())]
 
 
-def _would_go(directory: Path, normalizer: Normalizer) -> Counter[str]:
+def _plan(directory: Path, normalizer: Normalizer) -> Counter[str]:
     with viewing(directory) as view:
         with progress("deliveries read", view.count()) as move_on:
             counts: Counter[str] = Counter()
@@ -106,21 +109,21 @@ async def _drain(settings: Settings, contract: Contract, patience: float) -> tup
     """
     client_options(settings.kafka)  # a certificate that cannot be read is told now
     metrics = Metrics()
-    async with Journal.open(settings.journal, metrics) as journal:
+    async with Journal.open(settings.journal, metrics, settings.queue) as journal:
         publisher = Publisher(
             journal,
             Normalizer(contract),
             settings.kafka,
             metrics,
             provision=lambda: provision(settings, contract),
-            make_sender=sender_factory(settings.registry, contract),
+            make_sender=producer_factory(settings.registry, contract),
         )
         left = journal.depth
         with progress("deliveries published", left) as move_on:
             async with publisher.running(0):
                 deadline = time.monotonic() + patience
                 while left and time.monotonic() < deadline:
-                    await asyncio.sleep(LOOK_SECONDS)
+                    await asyncio.sleep(LIVENESS_POLL_SECONDS)
                     if journal.depth < left:
                         move_on(left - journal.depth)
                         left, deadline = journal.depth, time.monotonic() + patience
@@ -128,7 +131,7 @@ async def _drain(settings: Settings, contract: Contract, patience: float) -> tup
             {
                 sample.labels["topic"]: int(sample.value)
                 for sample in next(iter(metrics.records.collect())).samples
-                if sample.name == "bridge_records_total"
+                if sample.name == "bridge_kafka_records_published_total"
             }
         )
         if not left:
@@ -140,5 +143,5 @@ async def _drain(settings: Settings, contract: Contract, patience: float) -> tup
             )
         else:
             refusing = ", ".join(sorted(journal.parked)) or "no topic by name"
-            why = f"refusing: {refusing}. Fix: `bridge topics check`; the rights to Write; a longer --timeout."
+            why = f"refusing: {refusing}. Fix: `gumlet-bridge topics check`; the rights to Write; a longer --timeout."
         return counts, f"{left} deliveries are still in the journal: {why}"

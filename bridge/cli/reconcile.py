@@ -1,4 +1,4 @@
-"""`bridge reconcile`: publish what never came, from what Gumlet's API still knows."""
+"""`gumlet-bridge reconcile`: publish what never came, from what Gumlet's API still knows."""
 
 from __future__ import annotations
 
@@ -10,22 +10,29 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from yarl import URL
 
-from bridge import config
 from bridge.cli.output import AsJson, ConfigFile, moment, piped, progress, show_rows
-from bridge.cli.publishing import send_all, sender_of
-from bridge.contract import Contract
+from bridge.config import settings as config
+from bridge.contract.normalizer import Normalizer
+from bridge.contract.schemas import Contract
 from bridge.errors import BridgeError
-from bridge.gumlet_api import GumletApi, Webhook, gumlet_api
-from bridge.kafka_reader import reading
-from bridge.normalize import Normalizer
-from bridge.reconcile import Missing, OnKafka, from_history, from_lists, in_order, made
-from bridge.reconcile_state import Checkpoint, State
-from bridge.sender import Prepared
+from bridge.operations.gumlet_api import GumletApi, Webhook, gumlet_api
+from bridge.operations.one_shot_producer import send_all, sender_of
+from bridge.operations.reconcile_state import Checkpoint, State
+from bridge.operations.reconciliation import (
+    Missing,
+    PublishedIndex,
+    find_in_asset_lists,
+    find_in_history,
+    in_order,
+    made,
+)
+from bridge.operations.topic_reader import reading
+from bridge.publisher.producer import OutgoingEvent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bridge.config import Settings
+    from bridge.config.settings import Settings
 
 PATH = "/webhooks/gumlet"
 COLUMNS = ("asset_id", "type", "because", "outcome")
@@ -65,9 +72,9 @@ def reconcile(  # noqa: PLR0913, PLR0917 - one parameter for each option
     Ends with 1 when something could not be published.
 
     Examples:
-    `bridge reconcile --dry-run`
+    `gumlet-bridge reconcile --dry-run`
 
-    `bridge reconcile --since 3d --yes --state /var/lib/bridge/reconcile.json` (in a CronJob)
+    `gumlet-bridge reconcile --since 3d --yes --state /var/lib/bridge/reconcile.json` (in a CronJob)
     """
     settings = config.load(config_file)
     checkpoint = Checkpoint(None if dry_run else state)
@@ -94,7 +101,7 @@ async def _reconcile(  # noqa: PLR0913 - where, what, since when, and how
         await _survey(api, webhooks, kafka, since_ms, state, checkpoint)
         unknowable = [each.line(UNKNOWABLE) for each in state.unknowable]
         through = {row["id"] for row in state.rows}
-        left = [each for each in in_order(state.missing) if each.known_as not in through]
+        left = [each for each in in_order(state.missing) if each.event_id not in through]
         missing = [each for each in left if not kafka.has(each)]
         state.rows += [each.line("on Kafka since") for each in left if kafka.has(each)]
         if dry_run:
@@ -114,12 +121,12 @@ def _tell(words: str) -> None:
     typer.echo(words, err=True)
 
 
-async def _on_kafka(settings: Settings, contract: Contract, since_ms: int) -> OnKafka:
-    kafka = OnKafka(contract)
+async def _on_kafka(settings: Settings, contract: Contract, since_ms: int) -> PublishedIndex:
+    kafka = PublishedIndex(contract)
     async with reading(settings.kafka, {topic.name for topic in contract.topics.values()}) as reader:
         if not reader.topics:
             raise BridgeError(
-                "Kafka has no topic of the contract. Fix: BRIDGE_TOPICS_PREFIX, or `bridge topics apply`."
+                "Kafka has no topic of the contract. Fix: BRIDGE_TOPICS_PREFIX, or `gumlet-bridge topics apply`."
             )
         with progress("records read", await reader.count()) as move_on:
             async for record in reader.records(since_ms):
@@ -132,17 +139,17 @@ async def _webhooks(api: GumletApi, ids: list[str]) -> list[Webhook]:
     """Return the webhooks that are meant."""
     there = await api.webhooks()
     if missing := set(ids) - {each.id for each in there}:
-        raise BridgeError(f"Gumlet has no webhook {min(missing)}. Fix: an id from `bridge webhooks list`.")
+        raise BridgeError(f"Gumlet has no webhook {min(missing)}. Fix: an id from `gumlet-bridge webhooks list`.")
     found = [each for each in there if (each.id in ids if ids else PATH in URL(each.url).path)]
     if not found:
         raise BridgeError(
-            f"Gumlet has no webhook whose URL has {PATH}. Fix: --webhook, or `bridge webhooks subscribe`."
+            f"Gumlet has no webhook whose URL has {PATH}. Fix: --webhook, or `gumlet-bridge webhooks subscribe`."
         )
     return found
 
 
 async def _survey(  # noqa: PLR0913, PLR0917 - where to look, what is known, and where it is kept
-    api: GumletApi, webhooks: list[Webhook], kafka: OnKafka, since_ms: int, state: State, checkpoint: Checkpoint
+    api: GumletApi, webhooks: list[Webhook], kafka: PublishedIndex, since_ms: int, state: State, checkpoint: Checkpoint
 ) -> None:
     """Add to `state` what the webhooks that are not surveyed yet show."""
     left = [webhook for webhook in webhooks if webhook.id not in state.surveyed]
@@ -150,8 +157,8 @@ async def _survey(  # noqa: PLR0913, PLR0917 - where to look, what is known, and
         for webhook in left:
             source = source_of(webhook.url)
             history = await api.history(webhook.id)
-            missing, unknowable = from_history(history, source, kafka, since_ms)
-            missing += await from_lists(api, webhook, history, since_ms, source, kafka)
+            missing, unknowable = find_in_history(history, source, kafka, since_ms)
+            missing += await find_in_asset_lists(api, webhook, history, since_ms, source, kafka)
             state.missing += missing
             state.unknowable += unknowable
             state.surveyed.append(webhook.id)
@@ -180,7 +187,7 @@ async def _publish(  # noqa: PLR0913, PLR0917 - from where, what, to where, and 
     try:
         with progress("events made and published", len(missing)) as move_on:
             for chunk in _chunks(missing):
-                ready: list[tuple[Missing, Prepared]] = []
+                ready: list[tuple[Missing, OutgoingEvent]] = []
                 for each in chunk:
                     event_and_delivery = await made(api, each, normalizer, last_ms)
                     move_on(1)
@@ -192,7 +199,7 @@ async def _publish(  # noqa: PLR0913, PLR0917 - from where, what, to where, and 
                         state.rows.append(each.line("failed: the API's answer breaks the schema"))
                         continue
                     last_ms = event.received_ms
-                    ready.append((each, Prepared(event, delivery)))
+                    ready.append((each, OutgoingEvent(event, delivery)))
                 refusals = await send_all(sender, [prepared for _, prepared in ready])
                 for each, prepared in ready:
                     refusal = refusals.get(id(prepared))

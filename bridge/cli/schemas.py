@@ -1,4 +1,4 @@
-"""`bridge schemas`: the contract's files shown, bundled, described, and compared with what they were."""
+"""`gumlet-bridge schemas`: the contract's files shown, bundled, described, and compared with what they were."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from rich.console import Console
 from rich.json import JSON
 from rich.table import Column, Table
 
-from bridge import asyncapi, baseline, contract_page
 from bridge.cli import schemas_drift, schemas_registry
 from bridge.cli.schemas_registry import Directory
-from bridge.compatibility import BACKWARD, FORWARD, Verdict, compare
-from bridge.contract import COMMON, Contract, Topic, schemas_directory
+from bridge.contract.references import bundled, expanded, read_files
+from bridge.contract.schemas import COMMON, Contract, Topic, schemas_directory
+from bridge.devtools import asyncapi
+from bridge.devtools import git_baseline as baseline
+from bridge.devtools import schema_reference as contract_page
+from bridge.devtools.schema_compatibility import BACKWARD, FORWARD, TopicCompatibility, compare
 from bridge.errors import BridgeError
-from bridge.references import bundled, expanded, read_files
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -35,7 +37,7 @@ Check = Annotated[bool, typer.Option("--check", help="Only fail with 1 when the 
 def list_schemas(directory: Directory = None) -> None:
     """Show each event type with its version, key and number of properties.
 
-    Example: `bridge schemas list`
+    Example: `gumlet-bridge schemas list`
     """
     table = Table(Column("event type", no_wrap=True), "version", "key", "properties", "what happened")
     for topic in _topics(directory):
@@ -49,16 +51,18 @@ def list_schemas(directory: Directory = None) -> None:
 
 @app.command()
 def show(
-    event_type: Annotated[str, typer.Argument(metavar="TYPE", help="The event type: `bridge schemas list`.")],
+    event_type: Annotated[str, typer.Argument(metavar="TYPE", help="The event type: `gumlet-bridge schemas list`.")],
     directory: Directory = None,
 ) -> None:
     """Print the schema of one event type, whole: its references are inside.
 
-    Example: `bridge schemas show video.status.ready | jq .properties`
+    Example: `gumlet-bridge schemas show video.status.ready | jq .properties`
     """
     topics = {topic.event_type: topic for topic in _topics(directory)}
     if event_type not in topics:
-        raise BridgeError(f"{event_type} is no event type of the contract. Fix: take one of `bridge schemas list`.")
+        raise BridgeError(
+            f"{event_type} is no event type of the contract. Fix: take one of `gumlet-bridge schemas list`."
+        )
     topic = topics[event_type]
     text = _json(bundled(topic.schema, read_files(topic.path.parent)))
     console = Console()
@@ -83,9 +87,9 @@ def bundle(
     """Write each schema as one file that needs no other: for code generators, registries and validators.
 
     Examples:
-    - with shared definitions as types of their own: `bridge schemas bundle build/schemas`
+    - with shared definitions as types of their own: `gumlet-bridge schemas bundle build/schemas`
 
-    - for a tool that does not follow references: `bridge schemas bundle build/schemas --inline`
+    - for a tool that does not follow references: `gumlet-bridge schemas bundle build/schemas --inline`
     """
     topics = _topics(directory)
     files = read_files(topics[0].path.parent)
@@ -120,9 +124,9 @@ def check_(
     topic beside the old.
 
     Examples:
-    - what changed since a release: `bridge schemas check --against v1.2.0`
+    - what changed since a release: `gumlet-bridge schemas check --against v1.2.0`
 
-    - against a copy: `bridge schemas check --against /srv/schemas-in-production`
+    - against a copy: `gumlet-bridge schemas check --against /srv/schemas-in-production`
     """
     place = directory or schemas_directory()
     _contract(place)  # what is no contract is not worth comparing
@@ -142,7 +146,7 @@ def check_(
     console.print(f"{len(verdicts)} topics changed since {reference}: compatible.", highlight=False)
 
 
-def _tell(console: Console, verdict: Verdict) -> None:
+def _tell(console: Console, verdict: TopicCompatibility) -> None:
     survives = " and ".join(name for name in (BACKWARD, FORWARD) if name not in verdict.breaks)
     state = f"version {verdict.new_version}, a new topic" if verdict.raised else survives or "neither survives"
     color = "green" if verdict.allowed else "red"
@@ -157,9 +161,9 @@ def asyncapi_(directory: Directory = None, *, write: Write = False, check: Check
     """Print the contract as an AsyncAPI 3.0 document, made from the schema files.
 
     Examples:
-    - write it beside the schemas: `bridge schemas asyncapi --write`
+    - write it beside the schemas: `gumlet-bridge schemas asyncapi --write`
 
-    - is the one there what the schemas say: `bridge schemas asyncapi --check`
+    - is the one there what the schemas say: `gumlet-bridge schemas asyncapi --check`
     """
     _made(directory, asyncapi.FILE, asyncapi.render(_contract(directory)), write=write, check=check)
 
@@ -169,9 +173,9 @@ def page(directory: Directory = None, *, write: Write = False, check: Check = Fa
     """Print the contract as a page for people: a consumer's guide, the topics, every property.
 
     Examples:
-    - write it beside the schemas: `bridge schemas page --write`
+    - write it beside the schemas: `gumlet-bridge schemas page --write`
 
-    - is the one there what the schemas say: `bridge schemas page --check`
+    - is the one there what the schemas say: `gumlet-bridge schemas page --check`
     """
     _made(directory, contract_page.FILE, contract_page.render(_contract(directory)), write=write, check=check)
 
@@ -189,7 +193,7 @@ def _made(directory: Path | None, name: str, text: str, *, write: bool, check: b
         typer.echo(text, nl=False)
     elif not path.is_file() or path.read_text() != text:
         command = "asyncapi" if name == asyncapi.FILE else "page"
-        raise BridgeError(f"{path} is not what the schema files say. Fix: bridge schemas {command} --write")
+        raise BridgeError(f"{path} is not what the schema files say. Fix: gumlet-bridge schemas {command} --write")
 
 
 def _contract(directory: Path | None) -> Contract:

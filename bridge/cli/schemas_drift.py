@@ -1,4 +1,4 @@
-"""`bridge schemas drift`: what running bridges were sent that the contract does not know."""
+"""`gumlet-bridge schemas drift`: what running bridges were sent that the contract does not know."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import typer
 from rich.console import Console
 
 from bridge.cli.output import AsJson, piped, printable, write_line
-from bridge.contract import schemas_directory
-from bridge.drift_proposals import proposal
+from bridge.contract.references import read_files
+from bridge.contract.schemas import schemas_directory
+from bridge.devtools.drift_proposals import proposal
 from bridge.errors import BridgeError
-from bridge.references import read_files
 
 DEFAULT = "http://127.0.0.1:8081"
 
@@ -34,12 +34,12 @@ def drift(
     """Show what running bridges were sent that the contract does not know, and the change that would take it in.
 
     Each daemon counts for itself, anew from its start; what was before a restart, Prometheus has
-    (`bridge_contract_drift_total`). Names and forms are kept, never a value. Ends with 1 when there is any.
+    (`bridge_schema_drift_total`). Names and forms are kept, never a value. Ends with 1 when there is any.
 
     Examples:
-    - `bridge schemas drift --admin http://bridge-0:8081 --admin http://bridge-1:8081`
+    - `gumlet-bridge schemas drift --admin http://bridge-0:8081 --admin http://bridge-1:8081`
 
-    - for a script: `bridge schemas drift --json | jq -r 'select(.kind == "new_type") | .event_type'`
+    - for a script: `gumlet-bridge schemas drift --json | jq -r 'select(.kind == "new_type") | .event_type'`
     """
     files = read_files(schemas_directory())
     sightings = [each | {"change": proposal(each, files)} for each in _merged(admin or [DEFAULT])]

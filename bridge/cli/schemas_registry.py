@@ -1,4 +1,4 @@
-"""`bridge schemas register` and `status`: the contract in a schema registry."""
+"""`gumlet-bridge schemas register` and `status`: the contract in a schema registry."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bridge import config
 from bridge.cli.output import AsJson, ConfigFile, progress, show_rows
-from bridge.contract import Contract
-from bridge.errors import BridgeError, RegistryFails
-from bridge.registry import Registered, Registry, registry, subject_of
+from bridge.config import settings as config
+from bridge.contract.schemas import Contract
+from bridge.errors import BridgeError, RegistryError
+from bridge.kafka.schema_registry import Registered, Registry, registry, subject_name
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from bridge.config import Settings
-    from bridge.contract import Topic
+    from bridge.config.settings import Settings
+    from bridge.contract.schemas import Topic
 
 COLUMNS = ("subject", "state", "id", "version", "detail")
 REGISTERED = "registered"
@@ -53,17 +53,17 @@ def register(
     (BRIDGE_REGISTRY_WIRE_FORMAT). Ends with 1 when the registry refused one or, with --dry-run, would.
 
     Examples:
-    - `bridge schemas register --dry-run`
+    - `gumlet-bridge schemas register --dry-run`
 
-    - Apicurio: `BRIDGE_REGISTRY_URL=http://apicurio:8080/apis/ccompat/v7 bridge schemas register`
+    - Apicurio: `BRIDGE_REGISTRY_URL=http://apicurio:8080/apis/ccompat/v7 gumlet-bridge schemas register`
 
-    - what a script reads: `bridge schemas register | jq -r 'select(.state != "registered") | .subject'`
+    - what a script reads: `gumlet-bridge schemas register | jq -r 'select(.state != "registered") | .subject'`
     """
     rows = _for_each(_propose if dry_run else _register, types, directory, config_file)
     show_rows(rows, COLUMNS, as_json=as_json)
     if refused := [row["subject"] for row in rows if row["state"] == "refused"]:
         raise BridgeError(
-            f"{len(refused)} of {len(rows)} schemas are refused. Fix: see the details, and `bridge schemas check`; an "
+            f"{len(refused)} of {len(rows)} schemas are refused. Fix: see the details, and `gumlet-bridge schemas check`; an "
             "incompatible change is undone, or gets a raised x-topic.version, which makes a new topic and subject "
             "beside the old."
         )
@@ -82,14 +82,14 @@ def status(
     could be registered. **missing**: there is no such subject. Changes nothing. Ends with 1 unless all are registered.
 
     Examples:
-    - `bridge schemas status`
+    - `gumlet-bridge schemas status`
 
-    - one topic, for a script: `bridge schemas status --type video.status.ready | jq .id`
+    - one topic, for a script: `gumlet-bridge schemas status --type video.status.ready | jq .id`
     """
     rows = _for_each(_look, types, directory, config_file)
     show_rows(rows, COLUMNS, as_json=as_json)
     if any(row["state"] != REGISTERED for row in rows):
-        raise BridgeError("The registry has not every schema. Fix: bridge schemas register")
+        raise BridgeError("The registry has not every schema. Fix: gumlet-bridge schemas register")
 
 
 def _for_each(
@@ -106,7 +106,7 @@ def _for_each(
             rows = []
             with progress("schemas", len(topics)) as move_on:
                 for topic in topics:
-                    about = {"event_type": topic.event_type, "subject": subject_of(topic)}
+                    about = {"event_type": topic.event_type, "subject": subject_name(topic)}
                     rows.append(about | await work(there, topic))
                     move_on(1)
             return rows
@@ -117,7 +117,9 @@ def _for_each(
 def _chosen(settings: Settings, types: list[str], directory: Path | None) -> list[Topic]:
     topics = Contract.load(settings.topics.prefix, directory).topics
     if unknown := sorted(set(types) - topics.keys()):
-        raise BridgeError(f"{unknown[0]} is no event type of the contract. Fix: take one of `bridge schemas list`.")
+        raise BridgeError(
+            f"{unknown[0]} is no event type of the contract. Fix: take one of `gumlet-bridge schemas list`."
+        )
     return [topics[name] for name in sorted(types or topics)]
 
 
@@ -126,7 +128,7 @@ async def _register(there: Registry, topic: Topic) -> dict[str, Any]:
         return _row(REGISTERED, found, "nothing to do")
     try:
         return _row(REGISTERED, await there.register(topic), "new")
-    except RegistryFails as error:
+    except RegistryError as error:
         if error.status not in REFUSALS:
             raise
         return _row("refused", None, error.said or str(error))
@@ -147,7 +149,7 @@ async def _look(there: Registry, topic: Topic) -> dict[str, Any]:
         return _row("missing", None, "a new subject")
     try:
         objections = await there.objections(topic)
-    except RegistryFails as error:
+    except RegistryError as error:
         if error.status not in REFUSALS:
             raise
         objections = [error.said or str(error)]

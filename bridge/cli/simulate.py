@@ -1,4 +1,4 @@
-"""`bridge simulate`: send what Gumlet would send, and say how it was received."""
+"""`gumlet-bridge simulate`: send what Gumlet would send, and say how it was received."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from yarl import URL
 
-from bridge import config
-from bridge.auth import secrets_in
-from bridge.cli.simulate_api import API_KEY, Rehearsal, rehearse
-from bridge.cli.webhook_sender import Plan, Sender, Tally
+from bridge.cli.mock_gumlet import API_KEY, MockServerOptions, rehearse
+from bridge.config import settings as config
+from bridge.devtools.load_generator import LoadReport, Plan, Sender
 from bridge.errors import BridgeError
+from bridge.ingress.tokens import active_tokens
 
 EX_INTERRUPTED = 130
 """What a shell makes of a program that Ctrl-C ended."""
 
 
-async def _send_and_show(plan: Plan, tally: Tally, acknowledged: BinaryIO | None) -> None:
+async def _send_and_show(plan: Plan, tally: LoadReport, acknowledged: BinaryIO | None) -> None:
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
@@ -49,7 +49,7 @@ def _token(token: str | None, token_file: Path | None) -> str | None:
         if settings.token_list:
             return settings.token_list[0].get_secret_value()
         token_file = settings.tokens_file
-    return next(iter(secrets_in(token_file.read_text())), None) if token_file else None
+    return next(iter(active_tokens(token_file.read_text())), None) if token_file else None
 
 
 def _table(report: dict[str, Any]) -> Table:
@@ -85,13 +85,13 @@ def _rehearse(api: str, count: int, rate: float | None, retry_after: float, seed
     key = config.load().gumlet.api_key
     uvloop.run(
         rehearse(
-            Rehearsal(
+            MockServerOptions(
                 listen=listen,
                 api_key=key.get_secret_value() if key else API_KEY,
                 seed=secrets.randbits(32) if seed is None else seed,
                 count=count,
                 pace=1 / rate if rate else 0.0,
-                half_hour=retry_after,
+                retry_interval=retry_after,
             )
         )
     )
@@ -152,13 +152,13 @@ def simulate(  # noqa: PLR0913, PLR0917 - one parameter for each option
     everything was acknowledged, with 1 when some was given up.
 
     Examples:
-    `bridge simulate --token dev --count 50`
+    `gumlet-bridge simulate --token dev --count 50`
 
-    `bridge simulate --rate 200 --count 720000` (a steady hour)
+    `gumlet-bridge simulate --rate 200 --count 720000` (a steady hour)
 
-    `bridge simulate --retry-after 0.5 --acknowledged sent.jsonl` (what a crash test must find again)
+    `gumlet-bridge simulate --retry-after 0.5 --acknowledged sent.jsonl` (what a crash test must find again)
 
-    `bridge simulate --api 127.0.0.1:8090 --count 20 --rate 5` (Gumlet's API too, for `bridge webhooks` and others)
+    `gumlet-bridge simulate --api 127.0.0.1:8090 --count 20 --rate 5` (Gumlet's API too, for `gumlet-bridge webhooks` and others)
     """
     if api is not None:
         _rehearse(api, count, rate, retry_after, seed)
@@ -175,7 +175,7 @@ def simulate(  # noqa: PLR0913, PLR0917 - one parameter for each option
         concurrency=concurrency,
         retry_after=retry_after,
     )
-    tally = Tally()
+    tally = LoadReport()
     interrupted = False
     # Unbuffered: whatever ends this process, the file has every line that was written.
     try:

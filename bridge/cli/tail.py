@@ -1,4 +1,4 @@
-"""`bridge tail`: the events on Kafka as they come, readable for people, JSON lines for programs."""
+"""`gumlet-bridge tail`: the events on Kafka as they come, readable for people, JSON lines for programs."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from bridge import config
 from bridge.cli.output import AsJson, ConfigFile, moment, piped, printable, write_line
-from bridge.contract import Contract
+from bridge.config import settings as config
+from bridge.contract.converters import rfc3339
+from bridge.contract.schemas import Contract
 from bridge.errors import BridgeError
-from bridge.fields import rfc3339
-from bridge.kafka_reader import reading
+from bridge.operations.topic_reader import reading
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aiokafka import ConsumerRecord
 
-    from bridge.config import Settings
+    from bridge.config.settings import Settings
 
 TYPE_PREFIX = "com.gumlet."
 
@@ -55,13 +55,13 @@ def tail(  # noqa: PLR0913 - one parameter for each option
     """Print events as they reach their topics. Ctrl-C ends.
 
     Examples:
-    `bridge tail video.status.ready video.status.errored`
+    `gumlet-bridge tail video.status.ready video.status.errored`
 
-    `bridge tail --from 2h --asset 5fd088e0a47da8246f1fb756`
+    `gumlet-bridge tail --from 2h --asset 5fd088e0a47da8246f1fb756`
 
-    `bridge tail --from beginning --no-follow --path 'error.code' | sort | uniq -c`
+    `gumlet-bridge tail --from beginning --no-follow --path 'error.code' | sort | uniq -c`
 
-    `bridge tail --path "{asset: asset_id, bytes: output.storage_bytes}"`
+    `gumlet-bridge tail --path "{asset: asset_id, bytes: output.storage_bytes}"`
     """
     settings = config.load(config_file)
     start: Any = {"now": "end", "beginning": "beginning"}.get(since) or moment(since)
@@ -120,7 +120,7 @@ def _shown(
 
 
 def described(record: ConsumerRecord) -> dict[str, Any]:
-    """Return a record as the JSON line that `bridge tail` prints."""
+    """Return a record as the JSON line that `gumlet-bridge tail` prints."""
     headers = {name: value.decode(errors="replace") for name, value in record.headers if value is not None}
     try:
         event = orjson.loads(record.value or b"null")
@@ -163,8 +163,8 @@ async def _tail(  # noqa: PLR0913 - which topics, from where, what to do with ea
     async with reading(settings.kafka, topics) as reader:
         if missing := topics - set(reader.topics):
             told = (
-                f"Kafka does not have {', '.join(sorted(missing))}. Fix: a topic or an event type from `bridge topics "
-                "list`, BRIDGE_TOPICS_PREFIX, or `bridge topics apply`."
+                f"Kafka does not have {', '.join(sorted(missing))}. Fix: a topic or an event type from `gumlet-bridge topics "
+                "list`, BRIDGE_TOPICS_PREFIX, or `gumlet-bridge topics apply`."
             )
             if not reader.topics:
                 raise BridgeError(told)

@@ -1,4 +1,4 @@
-"""`bridge topics`: Kafka's topics as the contract wants them, looked at, checked, made."""
+"""`gumlet-bridge topics`: Kafka's topics as the contract wants them, looked at, checked, made."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bridge import config
 from bridge.cli.output import ConfigFile
-from bridge.contract import Contract
+from bridge.config import settings as config
+from bridge.contract.schemas import Contract
 from bridge.errors import BridgeError
-from bridge.kafka import admin_client
-from bridge.kafka_reader import in_plain_words
-from bridge.topics import Finding, Refusal, apply, survey, wanted_topics
+from bridge.kafka.client import admin_client
+from bridge.kafka.topics import ChangeRejected, Finding, apply, survey, wanted_topics
+from bridge.operations.topic_reader import translate_kafka_errors
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable
@@ -31,7 +31,7 @@ app = typer.Typer(
     help="Kafka's topics: what the contract wants, what Kafka has, and making the two the same.",
 )
 
-GROWING = (
+PARTITION_WARNING = (
     "[yellow]More partitions move keys: from then on an asset's events can be on another partition than its "
     "earlier ones.[/]"
 )
@@ -41,7 +41,7 @@ GROWING = (
 def list_topics(config_file: ConfigFile = None) -> None:
     """Show the topics that the contract has. Needs no Kafka.
 
-    Example: `bridge topics list`
+    Example: `gumlet-bridge topics list`
     """
     settings, contract = _load(config_file)
     table = Table("topic", "key", "partitions", "replication", "configuration")
@@ -61,10 +61,10 @@ def list_topics(config_file: ConfigFile = None) -> None:
 def check(config_file: ConfigFile = None) -> None:
     """Compare Kafka's topics with the contract; exit with 1 when they differ. Changes nothing.
 
-    Example, before a deployment: `BRIDGE_KAFKA_BOOTSTRAP_SERVERS=kafka:9092 bridge topics check`
+    Example, before a deployment: `BRIDGE_KAFKA_BOOTSTRAP_SERVERS=kafka:9092 gumlet-bridge topics check`
     """
     settings, contract = _load(config_file)
-    findings = _talk(settings, _survey(settings, contract))
+    findings = _run_with_kafka(settings, _survey(settings, contract))
     if not findings:
         Console().print(f"All {len(contract.topics)} topics are as the contract says.")
         return
@@ -89,15 +89,15 @@ def apply_(
     Shows what it will do and asks first.
 
     Examples:
-    - what would happen: `bridge topics apply --dry-run`
+    - what would happen: `gumlet-bridge topics apply --dry-run`
 
-    - from a script: `bridge topics apply --yes`
+    - from a script: `gumlet-bridge topics apply --yes`
 
-    - with retention and cleanup as the contract says: `bridge topics apply --configure`
+    - with retention and cleanup as the contract says: `gumlet-bridge topics apply --configure`
     """
     settings, contract = _load(config_file)
     console = Console()
-    findings = _talk(settings, _survey(settings, contract))
+    findings = _run_with_kafka(settings, _survey(settings, contract))
     chosen = [finding for finding in findings if _applies(finding, configure=configure, grow=grow)]
     if left := [finding for finding in findings if finding not in chosen]:
         console.print(_differences(left, "stays as it is"))
@@ -106,12 +106,12 @@ def apply_(
         return
     console.print(_changes(chosen))
     if any(finding.kind == "partitions" for finding in chosen):
-        console.print(GROWING)
+        console.print(PARTITION_WARNING)
     if dry_run:
         return
     if not yes:
         typer.confirm(f"Make these {len(chosen)} changes?", abort=True)
-    refusals = _talk(settings, _apply(settings, contract, chosen))
+    refusals = _run_with_kafka(settings, _apply(settings, contract, chosen))
     if refusals:
         raise BridgeError("Kafka refused:\n" + "\n".join(map(str, refusals)))
     console.print(f"{len(chosen)} changes made.")
@@ -133,15 +133,15 @@ async def _survey(settings: config.Settings, contract: Contract) -> list[Finding
         return await survey(admin, contract, settings.topics)
 
 
-async def _apply(settings: config.Settings, contract: Contract, findings: Iterable[Finding]) -> list[Refusal]:
+async def _apply(settings: config.Settings, contract: Contract, findings: Iterable[Finding]) -> list[ChangeRejected]:
     async with admin_client(settings.kafka) as admin:
         return await apply(admin, contract, settings.topics, findings)
 
 
-def _talk(settings: config.Settings, conversation: Coroutine[Any, Any, T]) -> T:
+def _run_with_kafka(settings: config.Settings, conversation: Coroutine[Any, Any, T]) -> T:
     """Run what needs Kafka; say in one line when it does not answer."""
     # aiokafka's own line on standard error stays: it alone tells a refused password from a Kafka that is away.
-    with in_plain_words(settings.kafka):
+    with translate_kafka_errors(settings.kafka):
         return asyncio.run(conversation)
 
 

@@ -1,4 +1,4 @@
-"""`bridge webhooks`: what Gumlet sends where, and making it send here with the token that the bridge believes."""
+"""`gumlet-bridge webhooks`: what Gumlet sends where, and making it send here with the token that the bridge believes."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import typer
 from pydantic import SecretStr
 from yarl import URL
 
-from bridge import config
-from bridge.auth import Tokens, secrets_in
 from bridge.cli.output import AsJson, ConfigFile, show_rows
+from bridge.config import settings as config
 from bridge.errors import BridgeError, ConfigError
-from bridge.gumlet_api import GumletApi, Webhook, gumlet_api
+from bridge.ingress.tokens import Tokens, active_tokens
+from bridge.operations.gumlet_api import GumletApi, Webhook, gumlet_api
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from bridge.config import Settings
+    from bridge.config.settings import Settings
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -37,7 +37,7 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 def list_(as_json: AsJson = False, config_file: ConfigFile = None) -> None:  # noqa: FBT002
     """List the account's webhooks, and whether each sends a token that the bridge is configured with.
 
-    Example: `bridge webhooks list`
+    Example: `gumlet-bridge webhooks list`
     """
     settings = config.load(config_file)
 
@@ -63,7 +63,7 @@ def subscribe(  # noqa: PLR0913, PLR0917 - one parameter for each option
     token or triggers differ.
 
     Example:
-    `bridge webhooks subscribe --url https://hooks.example.com/webhooks/gumlet --source 5f462c1561cf8a766464ffc4`
+    `gumlet-bridge webhooks subscribe --url https://hooks.example.com/webhooks/gumlet --source 5f462c1561cf8a766464ffc4`
     """
     settings = config.load(config_file)
     target = URL(url)
@@ -78,9 +78,9 @@ def subscribe(  # noqa: PLR0913, PLR0917 - one parameter for each option
         async with _api(settings) as api:
             existing = [each for each in await api.webhooks() if each.url == url and set(each.sources) == set(source)]
             if existing:
-                return await _mend(api, existing[0], triggers, token[0], settings, dry_run=dry_run, yes=yes)
+                return await _update_existing(api, existing[0], triggers, token[0], settings, dry_run=dry_run, yes=yes)
             wanted = Webhook("(new)", url, tuple(source), tuple(triggers), token[0])
-            if not _agreed("Gumlet will be told:", _row(wanted, settings), dry_run=dry_run, yes=yes):
+            if not _confirm("Gumlet will be told:", _row(wanted, settings), dry_run=dry_run, yes=yes):
                 return None
             return await api.create_webhook(url, source, triggers, token[0])
 
@@ -101,7 +101,7 @@ def update(  # noqa: PLR0913, PLR0917 - one parameter for each option
 ) -> None:
     """Change a webhook. What is not named stays.
 
-    Example, after BRIDGE_TOKENS became `new,old`: `bridge webhooks update 66f0c3d2a1 --token`
+    Example, after BRIDGE_TOKENS became `new,old`: `gumlet-bridge webhooks update 66f0c3d2a1 --token`
     """
     settings = config.load(config_file)
     changes: dict[str, Any] = {"url": url, "sources": source, "triggers": trigger}
@@ -117,7 +117,7 @@ def update(  # noqa: PLR0913, PLR0917 - one parameter for each option
 
     async def change() -> Webhook | None:
         async with _api(settings) as api:
-            if not _agreed(f"Webhook {identity} will have:", shown, dry_run=dry_run, yes=yes):
+            if not _confirm(f"Webhook {identity} will have:", shown, dry_run=dry_run, yes=yes):
                 return None
             return await api.update_webhook(identity, changes)
 
@@ -129,7 +129,7 @@ def update(  # noqa: PLR0913, PLR0917 - one parameter for each option
 def delete(identity: Identity, yes: Yes = False, config_file: ConfigFile = None) -> None:  # noqa: FBT002
     """Remove a webhook: Gumlet then sends nothing there any more.
 
-    Example: `bridge webhooks delete 66f0c3d2a1`
+    Example: `gumlet-bridge webhooks delete 66f0c3d2a1`
     """
     settings = config.load(config_file)
 
@@ -137,8 +137,8 @@ def delete(identity: Identity, yes: Yes = False, config_file: ConfigFile = None)
         async with _api(settings) as api:
             found = [each for each in await api.webhooks() if each.id == identity]
             if not found:
-                raise BridgeError(f"Gumlet has no webhook {identity}. Fix: an id from `bridge webhooks list`.")
-            if _agreed("This webhook will be removed:", _row(found[0], settings), dry_run=False, yes=yes):
+                raise BridgeError(f"Gumlet has no webhook {identity}. Fix: an id from `gumlet-bridge webhooks list`.")
+            if _confirm("This webhook will be removed:", _row(found[0], settings), dry_run=False, yes=yes):
                 await api.delete_webhook(identity)
 
     asyncio.run(remove())
@@ -151,9 +151,9 @@ def history(
     as_json: AsJson = False,  # noqa: FBT002
     config_file: ConfigFile = None,
 ) -> None:
-    """Show what became of a webhook's deliveries. What failed never comes again: see `bridge reconcile`.
+    """Show what became of a webhook's deliveries. What failed never comes again: see `gumlet-bridge reconcile`.
 
-    Example: `bridge webhooks history 66f0c3d2a1 --status failed`
+    Example: `gumlet-bridge webhooks history 66f0c3d2a1 --status failed`
     """
     settings = config.load(config_file)
 
@@ -175,7 +175,7 @@ def history(
     show_rows(asyncio.run(find()), ("created_at", "event", "asset_id", "status", "retries"), as_json=as_json)
 
 
-async def _mend(  # noqa: PLR0913 - what there is, what is wanted, and how to ask
+async def _update_existing(  # noqa: PLR0913 - what there is, what is wanted, and how to ask
     api: GumletApi,
     webhook: Webhook,
     triggers: list[str],
@@ -194,14 +194,14 @@ async def _mend(  # noqa: PLR0913 - what there is, what is wanted, and how to as
     if not changes:
         typer.echo(f"Gumlet already has it as webhook {webhook.id}; nothing to do.", err=True)
         return webhook
-    if not _agreed(
+    if not _confirm(
         f"Webhook {webhook.id} exists; what differs:", {"changes": sorted(changes)}, dry_run=dry_run, yes=yes
     ):
         return None
     return await api.update_webhook(webhook.id, changes)
 
 
-def _agreed(title: str, what: dict[str, Any], *, dry_run: bool, yes: bool) -> bool:
+def _confirm(title: str, what: dict[str, Any], *, dry_run: bool, yes: bool) -> bool:
     typer.echo(title, err=True)
     for name, value in what.items():
         typer.echo(f"  {name}: {', '.join(value) if isinstance(value, list) else value}", err=True)
@@ -210,8 +210,8 @@ def _agreed(title: str, what: dict[str, Any], *, dry_run: bool, yes: bool) -> bo
 
 def _tokens(settings: Settings) -> list[SecretStr]:
     """Return every token that the bridge believes, the first first."""
-    Tokens.of(settings.model_copy(update={"allow_unauthenticated": True}))  # what cannot be used is told
-    filed = secrets_in(settings.tokens_file.read_text()) if settings.tokens_file else []
+    Tokens.from_settings(settings.model_copy(update={"allow_unauthenticated": True}))  # what cannot be used is told
+    filed = active_tokens(settings.tokens_file.read_text()) if settings.tokens_file else []
     return [*settings.token_list, *map(SecretStr, filed)]
 
 

@@ -25,10 +25,10 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from bridge.contract import schemas_directory
-from bridge.journal_file import FILE_NAME, JournalFile
-from tests import brokers
-from tests.daemon import environment, wait_for
+from bridge.contract.schemas import schemas_directory
+from bridge.queue.journal_file import FILE_NAME, JournalFile
+from tests.support import brokers
+from tests.support.daemon import environment, wait_for
 
 from . import load, servers
 from .servers import Server

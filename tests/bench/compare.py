@@ -12,8 +12,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
-from tests import brokers
-from tests.daemon import wait_for
+from tests.support import brokers
+from tests.support.daemon import wait_for
 
 from . import load, servers
 from .__main__ import BODY

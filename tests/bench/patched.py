@@ -1,4 +1,4 @@
-"""`bridge serve` with some of its constants changed, for measuring what they are worth. Not for use.
+"""`gumlet-bridge serve` with some of its constants changed, for measuring what they are worth. Not for use.
 
 Arguments: `module.NAME=expression`, any number of them; `PRAGMA ...` is done on the journal's connections. What
 follows `--` is not looked at: it is the command that this process stands in for.
@@ -11,7 +11,8 @@ import sqlite3
 import sys
 from typing import Any
 
-from bridge import cli, journal_file
+from bridge import cli
+from bridge.queue import journal_file
 
 
 def _pragma(statement: str) -> None:

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from threading import Thread
 
-from tests import brokers
+from tests.support import brokers
 
 from . import load, servers
 from .__main__ import BODY

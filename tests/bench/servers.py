@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bridge.event import Delivery
-from bridge.journal_file import FILE_NAME, Group, JournalFile, pack
-from tests.daemon import Daemon, environment, wait_for
+from bridge.queue.journal_file import FILE_NAME, Group, JournalFile, pack
+from tests.support.daemon import Daemon, environment, wait_for
 
 from .load import TOKEN
 
@@ -44,7 +44,7 @@ class Server(NamedTuple):
     def published(self) -> float:
         """Return how many records Kafka has confirmed to this process."""
         assert self.daemon is not None
-        return self.daemon.metric("bridge_publish_seconds_count")
+        return self.daemon.metric("bridge_publish_latency_seconds_count")
 
 
 @contextmanager

@@ -19,8 +19,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from tests import brokers
-from tests.daemon import wait_for
+from tests.support import brokers
+from tests.support.daemon import wait_for
 
 from . import load, servers
 from .__main__ import BODY
@@ -33,14 +33,14 @@ VARIANTS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "SQLite: checkpoint every 250 pages": (["PRAGMA wal_autocheckpoint = 250"], {}),
     "SQLite: checkpoint every 4,000 pages": (["PRAGMA wal_autocheckpoint = 4000"], {}),
     "SQLite: synchronous = EXTRA": (["PRAGMA synchronous = EXTRA"], {}),
-    "producer: batches of 128 KiB": (["bridge.sender.BATCH_BYTES=128 * 1024"], {}),
-    "producer: batches of 960 KiB": (["bridge.sender.BATCH_BYTES=960 * 1024"], {}),
+    "producer: batches of 128 KiB": (["bridge.publisher.producer.BATCH_BYTES=128 * 1024"], {}),
+    "producer: batches of 960 KiB": (["bridge.publisher.producer.BATCH_BYTES=960 * 1024"], {}),
     "producer: gzip": ([], {"kafka_compression": "gzip"}),
-    "publisher: windows of 250": (["bridge.publisher.WINDOW_EVENTS=250"], {}),
-    "publisher: windows of 4,000": (["bridge.publisher.WINDOW_EVENTS=4000"], {}),
-    "publisher: slices of 5": (["bridge.publisher.SLICE_EVENTS=5"], {}),
-    "publisher: slices of 200": (["bridge.publisher.SLICE_EVENTS=200"], {}),
-    "interpreter: switch interval of 5 ms (0.5 ms)": (["bridge.cli.serve.SWITCH_SECONDS=0.005"], {}),
+    "publisher: windows of 250": (["bridge.publisher.publisher.WINDOW_EVENTS=250"], {}),
+    "publisher: windows of 4,000": (["bridge.publisher.publisher.WINDOW_EVENTS=4000"], {}),
+    "publisher: slices of 5": (["bridge.publisher.publisher.NORMALIZE_CHUNK_EVENTS=5"], {}),
+    "publisher: slices of 200": (["bridge.publisher.publisher.NORMALIZE_CHUNK_EVENTS=200"], {}),
+    "interpreter: switch interval of 5 ms (0.5 ms)": (["bridge.cli.serve.GIL_SWITCH_INTERVAL_SECONDS=0.005"], {}),
     "interpreter: collect every 20,000 objects (700)": (["gc.set_threshold=20_000"], {}),
 }
 """What is changed: constants or pragmas, and settings."""

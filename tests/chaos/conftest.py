@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from confluent_kafka.admin import AdminClient
 
-from tests.brokers import ApacheKafka
 from tests.chaos.framework import SEED, Chaos, Line, kafka_with_proxied_listener, proxied, table
 from tests.chaos.proxy import Proxy
+from tests.support.brokers import ApacheKafka
 
 FAULTS = Path(__file__).with_name("faults.c")
 _lines: list[Line] = []

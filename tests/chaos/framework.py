@@ -20,13 +20,13 @@ from typing import Any, NamedTuple
 
 from yarl import URL
 
-from bridge.cli.webhook_sender import Plan
-from bridge.contract import Contract
+from bridge.contract.schemas import Contract
+from bridge.devtools.load_generator import Plan
 from bridge.event import canonical, content_id
-from tests.brokers import ApacheKafka
-from tests.brokers.apache import free_port
-from tests.checker import Kept, judge, kept, read_kept
-from tests.daemon import Daemon, Load, wait_for
+from tests.support.brokers import ApacheKafka
+from tests.support.brokers.apache import free_port
+from tests.support.daemon import Daemon, Load, wait_for
+from tests.support.delivery_checker import Kept, judge, kept, read_kept
 
 LONG = os.environ.get("CHAOS") == "long"
 SEED = int(os.environ.get("CHAOS_SEED", "1"))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from tests.daemon import TOKEN, Daemon
+from tests.support.daemon import TOKEN, Daemon
 
 GOOD = b'{"type":"video.status.created","asset_id":"5fd088e0a47da8246f1fb756","status":"queued"}'
 PACKED = (gzip.compress(b"\0" * 3_000_000, 1), gzip.compress(GOOD)[:-4], b"no gzip", gzip.compress(GOOD))

@@ -12,11 +12,11 @@ from typing import Any
 import orjson
 import pytest
 
+from bridge.devtools.simulated_assets import lives
 from bridge.event import Delivery, canonical, content_id
-from bridge.journal_file import FILE_NAME, Group, JournalFile, pack
-from bridge.simulation import lives
+from bridge.queue.journal_file import FILE_NAME, Group, JournalFile, pack
 from tests.chaos.framework import Chaos
-from tests.daemon import wait_for
+from tests.support.daemon import wait_for
 
 MEMORY_MIB = 256
 """Limit on the process's data, which the kernel holds it to; measured is the peak of what is resident."""
@@ -26,7 +26,7 @@ DISTINCT = 50_000
 
 
 def deliveries(seed: int, count: int) -> Iterator[tuple[dict[str, str], Delivery]]:
-    """Yield simulated deliveries, and each as `bridge simulate` notes it when it is acknowledged."""
+    """Yield simulated deliveries, and each as `gumlet-bridge simulate` notes it when it is acknowledged."""
     now = time.time_ns() // 1_000_000  # long ago would be what Kafka's retention deletes at once
     events = ((asset.asset_id, *event) for asset in lives(seed) for event in asset.events())
     distinct = [
@@ -35,12 +35,12 @@ def deliveries(seed: int, count: int) -> Iterator[tuple[dict[str, str], Delivery
     ]
     for number in range(count):
         asset_id, event_type, body, content = distinct[number % DISTINCT]
-        known_as = f"{number // DISTINCT:04x}{asset_id[4:]}"
-        old, new = asset_id.encode(), known_as.encode()
+        event_id = f"{number // DISTINCT:04x}{asset_id[4:]}"
+        old, new = asset_id.encode(), event_id.encode()
         noted = {
             "id": content_id("default", content.replace(old, new)),
             "type": event_type,
-            "asset_id": known_as,
+            "asset_id": event_id,
         }
         yield noted, Delivery(now, "default", body.replace(old, new))
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.brokers import ApacheKafka
 from tests.chaos.framework import Chaos
+from tests.support.brokers import ApacheKafka
 
 
 @pytest.fixture

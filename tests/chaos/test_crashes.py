@@ -6,7 +6,7 @@ import signal
 import subprocess
 
 from tests.chaos.framework import Chaos
-from tests.daemon import Daemon, wait_for
+from tests.support.daemon import Daemon, wait_for
 
 
 def killed(chaos: Chaos, daemon: Daemon, round_: int) -> str:

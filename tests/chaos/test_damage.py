@@ -1,6 +1,6 @@
 """The journal's file is damaged while the daemon is down: it starts, sets the file aside, says so, and goes on.
 
-What the damaged file still holds comes back with `bridge journal salvage --into`. What the damage itself took away
+What the damaged file still holds comes back with `gumlet-bridge journal salvage --into`. What the damage itself took away
 cannot come back, so the verdict here counts it: at most the rows that salvage named as unreadable.
 """
 
@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.brokers import ApacheKafka
 from tests.chaos.framework import LONG, Chaos
-from tests.daemon import BRIDGE, Daemon, Load, wait_for
+from tests.support.brokers import ApacheKafka
+from tests.support.daemon import BRIDGE, Daemon, Load, wait_for
 
 PAGE = 4096
 
@@ -87,12 +87,12 @@ async def test_journal_damaged(chaos: Chaos, damage: Callable[[Path], None]) -> 
         daemon.settings["kafka_bootstrap_servers"] = elsewhere
         daemon.start()
         chaos.load(daemon, 200).finish()
-        wait_for(lambda: daemon.logged("journal_damaged") or daemon.drained(), what="the damage told")
+        wait_for(lambda: daemon.logged("journal_corrupted") or daemon.drained(), what="the damage told")
         aside = [path for path in journal.parent.glob("*.damaged-*") if not path.name.endswith(("-wal", "-shm"))]
         forgiven, note = 0, "unnoticed"
         if aside:
             wait_for(daemon.drained, 60)
-            assert daemon.metric("bridge_journal_damaged_files_total") == 1
+            assert daemon.metric("bridge_journal_corruptions_total") == 1
             assert daemon.stop() == 0
             before = aside[0].read_bytes()
             back, unreadable = salvage(daemon, aside)
@@ -124,7 +124,7 @@ async def test_journal_lost_its_log(chaos: Chaos) -> None:
         daemon.start()
         await chaos.verdict(daemon, forgiven=100, note="the log held 100")
         assert load.acknowledged()
-        assert [line["missing"] for line in daemon.logged("journal_incomplete")] == [100]
+        assert [line["missing"] for line in daemon.logged("journal_deliveries_lost")] == [100]
 
 
 async def test_journal_log_damaged(chaos: Chaos) -> None:
@@ -141,8 +141,8 @@ async def test_journal_log_damaged(chaos: Chaos) -> None:
         chaos.load(daemon, 200).finish()
         wait_for(daemon.drained, 60)
         forgiven, note = 0, "unnoticed"
-        if told := daemon.logged("journal_incomplete"):
-            assert daemon.metric("bridge_journal_missing_deliveries_total") == told[0]["missing"]
+        if told := daemon.logged("journal_deliveries_lost"):
+            assert daemon.metric("bridge_journal_lost_deliveries_total") == told[0]["missing"]
             assert daemon.stop() == 0
             back, unreadable = salvage(daemon, [Path(told[0]["copy"])])
             daemon.start()
@@ -161,6 +161,6 @@ async def test_kafka_is_not_needed_to_start_on_a_damaged_file(chaos: Chaos, vict
     journal.write_bytes(b"this is no journal\n" * 1000)
     with chaos.bridge() as daemon:
         chaos.load(daemon, 100).finish()
-        assert daemon.logged("journal_damaged")
+        assert daemon.logged("journal_corrupted")
         victim.thaw()
         await chaos.verdict(daemon)

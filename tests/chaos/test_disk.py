@@ -11,7 +11,7 @@ import pytest
 
 from tests.chaos.framework import LONG, Chaos
 from tests.chaos.proxy import Proxy
-from tests.daemon import Daemon, wait_for
+from tests.support.daemon import Daemon, wait_for
 
 
 @pytest.fixture
@@ -30,16 +30,16 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def refusals(daemon: Daemon, reason: str) -> float:
     """Return how many deliveries were refused for a reason."""
-    return daemon.metric(f'bridge_refusals_total{{reason="{reason}",status="503"}}')
+    return daemon.metric(f'bridge_http_requests_rejected_total{{reason="{reason}",status="503"}}')
 
 
 def no_longer_acknowledged(chaos: Chaos, daemon: Daemon) -> int:
     """Wait until the disk's fault is met, and return how many deliveries are acknowledged in a second of it."""
-    before = refusals(daemon, "journal_failing")
+    before = refusals(daemon, "journal_unavailable")
     reached = chaos.loads[-1].acknowledged_so_far() + 200
     wait_for(
         lambda: (
-            refusals(daemon, "journal_failing") > before
+            refusals(daemon, "journal_unavailable") > before
             or chaos.loads[-1].acknowledged_so_far() > reached
             or chaos.loads[-1].process.poll() is not None
         ),
@@ -96,7 +96,7 @@ async def test_disk_full_and_freed(chaos: Chaos, small_disk: Path) -> None:
             # A log that already has its size is written over: only one that must grow meets the full disk.
             time.sleep(1.5)
             (small_disk / "filler").unlink()
-        await chaos.verdict(daemon, note=f"{refusals(daemon, 'journal_failing'):.0f} refused")
+        await chaos.verdict(daemon, note=f"{refusals(daemon, 'journal_unavailable'):.0f} refused")
 
 
 async def test_journal_at_its_bound(chaos: Chaos, proxy: Proxy) -> None:

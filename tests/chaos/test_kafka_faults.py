@@ -16,11 +16,11 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # it exports t
     ResourceType,
 )
 
-from tests.brokers import ApacheKafka
 from tests.chaos.framework import Chaos, topics
 from tests.chaos.proxy import Proxy
-from tests.checker import read_kept
-from tests.daemon import Daemon, Load, wait_for
+from tests.support.brokers import ApacheKafka
+from tests.support.daemon import Daemon, Load, wait_for
+from tests.support.delivery_checker import read_kept
 
 
 async def test_kafka_killed_and_restarted(chaos: Chaos, victim: ApacheKafka) -> None:

@@ -6,7 +6,7 @@ import time
 
 from tests.chaos.framework import Chaos
 from tests.chaos.proxy import Proxy
-from tests.daemon import wait_for
+from tests.support.daemon import wait_for
 
 
 async def test_network_slow(chaos: Chaos, proxy: Proxy) -> None:

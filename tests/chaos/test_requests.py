@@ -8,14 +8,14 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 
-from bridge.contract import Contract
-from bridge.drift import Drift
+from bridge.contract.drift import Drift
+from bridge.contract.normalizer import Normalizer
+from bridge.contract.schemas import Contract
 from bridge.event import Delivery
-from bridge.normalize import Normalizer
 from tests.chaos.framework import SEED, Chaos, in_words, topics
 from tests.chaos.fuzz import Sender, corpus
-from tests.checker import header, invalid, read_all
-from tests.daemon import Daemon, request, wait_for
+from tests.support.daemon import Daemon, request, wait_for
+from tests.support.delivery_checker import header, invalid, read_all
 
 SENDERS = 16
 GROWTH_MIB = 40
@@ -53,7 +53,7 @@ async def test_fuzzed_requests(chaos: Chaos) -> None:
         acknowledged = sum(
             int(float(line.rpartition(" ")[2]))
             for line in request(daemon.admin, "GET", "/metrics").body.splitlines()
-            if line.startswith("bridge_deliveries_total{") and 'status="200"' in line  # of whatever source
+            if line.startswith("bridge_http_requests_total{") and 'status="200"' in line  # of whatever source
         )
         records = await read_all(chaos.bootstrap_servers, topics(chaos.prefix))
         missing = owed - Counter(header(record, "ce_id") for record in records)

@@ -9,8 +9,8 @@ import subprocess
 from collections.abc import Iterator
 from typing import Any
 
-from tests.daemon import request
-from tests.deploy.tools import tool
+from tests.deploy.external_tools import tool
+from tests.support.daemon import request
 
 OPTIONS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars")
 # There is nothing but our own page in it; a sandbox of its own cannot be had in many containers.

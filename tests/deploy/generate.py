@@ -15,10 +15,10 @@ import yaml
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from bridge.metrics import Metrics
-from tests.daemon import Daemon, request
+from bridge.telemetry.metrics import Metrics
 from tests.deploy import sizing
-from tests.deploy.tools import DEPLOY
+from tests.deploy.external_tools import DEPLOY
+from tests.support.daemon import Daemon, request
 
 METRICS = DEPLOY / "METRICS.md"
 RULES = DEPLOY / "prometheus" / "rules.yaml"

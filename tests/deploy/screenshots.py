@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from bridge.embedded import EmbeddedBroker
-from tests.daemon import Daemon, Load
+from bridge.devtools.embedded_broker import EmbeddedBroker
 from tests.deploy.browser import chromium
-from tests.deploy.tools import DEPLOY
+from tests.deploy.external_tools import DEPLOY
+from tests.support.daemon import Daemon, Load
 
 SECONDS = 40
 RATE = 25

@@ -21,12 +21,12 @@ from typing import Any
 
 import orjson
 
-from bridge.contract import Contract
+from bridge.contract.normalizer import Normalizer
+from bridge.contract.schemas import Contract
+from bridge.devtools.simulated_assets import lives
 from bridge.event import Delivery
-from bridge.journal_file import FILE_NAME, Group, JournalFile, pack
-from bridge.normalize import Normalizer
-from bridge.simulation import lives
-from tests.deploy.tools import DEPLOY
+from bridge.queue.journal_file import FILE_NAME, Group, JournalFile, pack
+from tests.deploy.external_tools import DEPLOY
 
 PAGE = DEPLOY / "SIZING.md"
 TEMPLATE = Path(__file__).parent / "sizing.template.md"

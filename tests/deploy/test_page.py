@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.brokers import Broker
-from tests.daemon import TOKEN, Daemon, request, wait_for
 from tests.deploy.browser import Browser, chromium
-from tests.deploy.tools import ROOT
+from tests.deploy.external_tools import ROOT
+from tests.support.brokers import Broker
+from tests.support.daemon import TOKEN, Daemon, request, wait_for
 
 AXE = ROOT / "tests" / "node" / "node_modules" / "axe-core" / "axe.min.js"
 EXAMPLE = ROOT / "schemas" / "examples" / "video.status.ready" / "full.in.json"
@@ -49,7 +49,7 @@ def test_a_delivery_appears_on_the_page(browser: Browser, daemon: Daemon) -> Non
     assert re.search(rf"\bvideo\.status\.ready\s+{body['asset_id']}\s+{place}\s+[0-9a-f]{{32}}", row)
     assert re.search(r"\d+ ms\s+\d+ ms$", row)
     wait_for(lambda: "invalid_json" in browser.text("#dead_letters tbody"), what="the dead letter on the page")
-    wait_for(lambda: "token_wrong" in browser.text("#refused tbody"), what="the refusal on the page")
+    wait_for(lambda: "invalid_token" in browser.text("#refused tbody"), what="the refusal on the page")
     assert browser.text("#ready") == "yes"
     assert browser.text("#kafka") == "connected"
     assert browser.text("#full") == "not filling"

@@ -22,9 +22,9 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.daemon import wait_for
+from tests.deploy.external_tools import ROOT
 from tests.deploy.files.test_image import instructions
-from tests.deploy.tools import ROOT
+from tests.support.daemon import wait_for
 
 ENTER = """set -e
 where() { PATH=/usr/sbin:/usr/bin:/sbin:/bin command -v "$1"; }
@@ -157,7 +157,7 @@ def test_image_takes_a_delivery_and_stops_when_asked(image: Image) -> None:
             assert process.returncode == 0, said
         finally:
             process.kill()
-    (line,) = [json.loads(each) for each in said.splitlines() if '"stopped_before_drained"' in each]
+    (line,) = [json.loads(each) for each in said.splitlines() if '"drain_incomplete"' in each]
     assert line["left"] == 1
     assert (image.root / "var/lib/bridge/journal.sqlite").stat().st_uid == int(image.words["USER"].split(":")[0])
 

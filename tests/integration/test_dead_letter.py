@@ -1,4 +1,4 @@
-"""`bridge dead-letter`: found, understood, exported, and published once the cause is mended."""
+"""`gumlet-bridge dead-letter`: found, understood, exported, and published once the cause is mended."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pytest
 
-from bridge.config_sections import KafkaSettings
-from bridge.contract import Contract, schemas_directory
+from bridge.config.sections import KafkaSettings
+from bridge.contract.converters import rfc3339
+from bridge.contract.normalizer import Normalizer
+from bridge.contract.schemas import Contract, schemas_directory
 from bridge.event import Delivery, canonical, content_id
-from bridge.fields import rfc3339
-from bridge.normalize import Normalizer
-from tests.checker import header, read_all
-from tests.daemon import Daemon, wait_for
-from tests.tools import bridge, make_topics, publish
+from tests.support.cli import bridge, make_topics, publish
+from tests.support.daemon import Daemon, wait_for
+from tests.support.delivery_checker import header, read_all
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.brokers import Broker
+    from tests.support.brokers import Broker
 
 RECEIVED_MS = int(time.time() * 1000) - 3_600_000
 """Within what the topics keep: Kafka removes what is older in the middle of a test."""
@@ -163,7 +163,7 @@ async def test_show_and_export_have_the_body(dead: dict[str, object], tmp_path: 
     assert BROKEN.decode() in bodies
     missing = await bridge("dead-letter", "show", "nothing", **dead)
     assert missing.code == 1
-    assert "bridge dead-letter list" in missing.err
+    assert "gumlet-bridge dead-letter list" in missing.err
 
 
 async def test_no_kafka_no_topic(broker: Broker, prefix: str) -> None:

@@ -1,19 +1,19 @@
-"""`bridge doctor`: what is right is said to be, and what is wrong has its fix."""
+"""`gumlet-bridge doctor`: what is right is said to be, and what is wrong has its fix."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bridge.config_sections import KafkaSettings
-from bridge.simulation import WORKSPACES
-from tests.daemon import TOKEN
-from tests.rehearsal import gumlet
-from tests.tools import Ran, bridge, make_topics
+from bridge.config.sections import KafkaSettings
+from bridge.devtools.simulated_assets import WORKSPACES
+from tests.support.cli import Ran, bridge, make_topics
+from tests.support.daemon import TOKEN
+from tests.support.mock_gumlet import gumlet
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.brokers import Broker
+    from tests.support.brokers import Broker
 
 URL = "http://127.0.0.1:9/webhooks/gumlet"
 
@@ -31,7 +31,7 @@ def results(ran: Ran) -> dict[str, str]:
 async def test_all_is_well_and_then_not(broker: Broker, prefix: str, tmp_path: Path) -> None:
     """A bridge that is set up right passes; another token and failed deliveries fail, each with its fix."""
     await make_topics(broker, KafkaSettings(bootstrap_servers=broker.bootstrap_servers), prefix)
-    async with gumlet(half_hour=0.001) as (simulated, settings):
+    async with gumlet(retry_interval=0.001) as (simulated, settings):
         settings |= {
             "kafka_bootstrap_servers": broker.bootstrap_servers,
             "topics_prefix": prefix,
@@ -60,8 +60,8 @@ async def test_all_is_well_and_then_not(broker: Broker, prefix: str, tmp_path: P
         assert ill.code == 1
         assert (results(ill)["webhook"], results(ill)["deliveries"]) == ("failed", "failed")
         fixes = " ".join(line["fix"] for line in ill.lines)
-        assert "bridge webhooks update" in fixes
-        assert "bridge reconcile" in fixes
+        assert "gumlet-bridge webhooks update" in fixes
+        assert "gumlet-bridge reconcile" in fixes
         assert TOKEN not in ill.out
 
 

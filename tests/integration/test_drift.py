@@ -9,17 +9,17 @@ from typer.testing import CliRunner
 
 from bridge.cli.schemas import app
 from bridge.errors import BridgeError
-from tests.daemon import Daemon, wait_for
+from tests.support.daemon import Daemon, wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.brokers import Broker
+    from tests.support.brokers import Broker
 
 
 def test_a_running_daemon_tells_what_is_new(embedded_broker: Broker, prefix: str, tmp_path: Path) -> None:
     """The event is published all the same; the metric, the log and the command name the field, not its value."""
-    sample = 'bridge_contract_drift_total{event_type="video.status.ready",kind="new_field",path="/views"}'
+    sample = 'bridge_schema_drift_total{event_type="video.status.ready",kind="new_field",path="/views"}'
     with Daemon(tmp_path, embedded_broker.bootstrap_servers, prefix, topics_provision="off") as daemon:
         nothing = CliRunner().invoke(app, ["drift", "--admin", daemon.admin])
         assert (nothing.exit_code, nothing.output) == (0, "")
@@ -27,7 +27,7 @@ def test_a_running_daemon_tells_what_is_new(embedded_broker: Broker, prefix: str
             daemon.post(b'{"type":"video.status.ready","asset_id":"a1","views":"s3cret"}')
         wait_for(lambda: daemon.metric(sample) == 2, what="the metric")
         wait_for(daemon.drained, what="the events on Kafka")
-        (line,) = daemon.logged("contract_drift")
+        (line,) = daemon.logged("schema_drift")
         assert (line["type"], line["path"]) == ("video.status.ready", "/views")
         # Named twice, a daemon stands for two replicas that saw the same.
         told = CliRunner().invoke(app, ["drift", "--admin", daemon.admin, "--admin", daemon.admin])

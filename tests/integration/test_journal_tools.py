@@ -1,4 +1,4 @@
-"""`bridge journal` as its users run it: beside a running daemon, and on a volume whose daemon is gone."""
+"""`gumlet-bridge journal` as its users run it: beside a running daemon, and on a volume whose daemon is gone."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 import orjson
 import pytest
 
-from bridge.config_sections import KafkaSettings
+from bridge.config.sections import KafkaSettings
 from bridge.event import Delivery, canonical, content_id
-from bridge.journal_file import FILE_NAME, JournalFile
-from tests.brokers import Broker
-from tests.checker import header, read_all
-from tests.daemon import Daemon
-from tests.tools import bridge, make_topics
+from bridge.queue.journal_file import FILE_NAME, JournalFile
+from tests.support.brokers import Broker
+from tests.support.cli import bridge, make_topics
+from tests.support.daemon import Daemon
+from tests.support.delivery_checker import header, read_all
 
 BROKEN, BINARY = b'{"type":', b"\xff\xfe"
 NOWHERE = "127.0.0.1:1"
@@ -58,7 +58,7 @@ async def test_beside_a_running_daemon(tmp_path: Path) -> None:
             assert orjson.loads(shown.out)["body"] == ready(2), shown.err
         missing = await bridge("journal", "show", "nothing", *where)
         assert missing.code == 1
-        assert "bridge journal list" in missing.err
+        assert "gumlet-bridge journal list" in missing.err
 
         exported = await bridge("journal", "export", *where, "-o", str(tmp_path / "out.jsonl"))
         assert exported.code == 0, exported.err
@@ -156,7 +156,7 @@ async def test_drain_does_not_call_a_damaged_journal_empty(journal: Path, embedd
         kafka_bootstrap_servers=embedded_broker.bootstrap_servers,
     )  # fmt: skip
     assert ran.code == 1
-    assert "bridge journal salvage" in ran.err
+    assert "gumlet-bridge journal salvage" in ran.err
     assert list(journal.glob(f"{FILE_NAME}.damaged-*"))
 
 

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.chaos.fuzz import GOOD, request
-from tests.daemon import Daemon, wait_for
+from tests.support.daemon import Daemon, wait_for
 
 DELIVERY = request(GOOD, f"Content-Length: {len(GOOD)}")
 NOWHERE = "127.0.0.1:1"
@@ -53,7 +53,7 @@ def everything(connection: socket.socket) -> bytes:
 
 def refused(daemon: Daemon, reason: str) -> float:
     """Return how many connections were turned away for a reason."""
-    return daemon.metric(f'bridge_refusals_total{{reason="{reason}",status="503"}}')
+    return daemon.metric(f'bridge_http_requests_rejected_total{{reason="{reason}",status="503"}}')
 
 
 def test_one_connection_more_than_may_be_open_gets_503(tmp_path: Path) -> None:
@@ -84,8 +84,8 @@ def test_a_flood_of_connections_is_a_line_a_second_in_the_log(tmp_path: Path) ->
                 stack.enter_context(connect(daemon))
             assert deliver(inside[0]).startswith(b"HTTP/1.1 200 ")
             wait_for(lambda: refused(daemon, "too_many_connections") == flood)
-        wait_for(lambda: sum(line["times"] for line in daemon.logged("connections_refused")) == flood)
-        lines = daemon.logged("connections_refused")
+        wait_for(lambda: sum(line["times"] for line in daemon.logged("connections_rejected")) == flood)
+        lines = daemon.logged("connections_rejected")
         assert len(lines) < flood / 4, "a line for each would fill the disk"
         assert {(line["reason"], line["remote"]) for line in lines} == {("too_many_connections", "127.0.0.1")}
         assert deliver(inside[1]).startswith(b"HTTP/1.1 200 ")
@@ -95,7 +95,7 @@ def test_an_address_that_holds_too_many_leaves_the_others_in(tmp_path: Path) -> 
     """The limit of one address turns away that address alone."""
     with Daemon(tmp_path, NOWHERE, max_connections_per_address=3) as daemon, held(daemon, 3):
         assert everything(connect(daemon)).startswith(b"HTTP/1.1 503 ")
-        assert refused(daemon, "too_many_of_address") == 1
+        assert refused(daemon, "too_many_connections_per_address") == 1
         with held(daemon, 3, "127.0.0.2"):
             assert daemon.metric("bridge_connections") == 6
         wait_for(lambda: daemon.metric("bridge_connections") == 3)
@@ -106,7 +106,7 @@ def test_more_connections_than_files_are_not_promised(tmp_path: Path) -> None:
     daemon = Daemon(tmp_path, NOWHERE, max_connections=1000)
     daemon.wrapper = ["prlimit", "--nofile=300:300"]
     with daemon:
-        assert daemon.logged("few_open_files")[0]["max_connections"] == 44
+        assert daemon.logged("file_descriptor_limit_low")[0]["max_connections"] == 44
         with held(daemon, 44) as inside:
             assert everything(connect(daemon)).startswith(b"HTTP/1.1 503 ")
             assert deliver(inside[0]).startswith(b"HTTP/1.1 200 ")

@@ -1,4 +1,4 @@
-"""`bridge reconcile`: from the subscription, through an outage of more than a day, to every true final state."""
+"""`gumlet-bridge reconcile`: from the subscription, through an outage of more than a day, to every true final state."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from typing import TYPE_CHECKING, Any
 import jsonschema_rs
 import orjson
 
-from bridge import asyncapi
-from bridge.config_sections import KafkaSettings
-from bridge.contract import Contract
-from bridge.fields import rfc3339
-from bridge.simulation import DELETED, REPACKAGED, TYPES, WORKSPACES
-from tests.checker import header, invalid, read_all
-from tests.daemon import TOKEN, Daemon, wait_for
-from tests.rehearsal import gumlet
-from tests.tools import bridge, make_topics
+from bridge.config.sections import KafkaSettings
+from bridge.contract.converters import rfc3339
+from bridge.contract.schemas import Contract
+from bridge.devtools import asyncapi
+from bridge.devtools.simulated_assets import DELETED, REPACKAGED, TYPES, WORKSPACES
+from tests.support.cli import bridge, make_topics
+from tests.support.daemon import TOKEN, Daemon, wait_for
+from tests.support.delivery_checker import header, invalid, read_all
+from tests.support.mock_gumlet import gumlet
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from aiokafka import ConsumerRecord
 
-    from bridge.gumlet_simulator import SimulatedGumlet
-    from tests.brokers import Broker
+    from bridge.devtools.mock_gumlet import SimulatedGumlet
+    from tests.support.brokers import Broker
 
 BEFORE, DURING, AFTER = 5, 40, 5
 """How many assets live before, during and after the outage."""
@@ -79,7 +79,7 @@ async def test_after_an_outage_of_more_than_a_day(broker: Broker, prefix: str, t
     contract = Contract.load(prefix)
     topics = [topic.name for topic in contract.topics.values()]
     daemon = Daemon(tmp_path, broker.bootstrap_servers, prefix, topics_provision="off")
-    async with gumlet(half_hour=0.01, seed=8) as (simulated, settings):
+    async with gumlet(retry_interval=0.01, seed=8) as (simulated, settings):
         settings |= {"kafka_bootstrap_servers": broker.bootstrap_servers, "topics_prefix": prefix, "tokens": TOKEN}
         with daemon:
             url = f"{daemon.public}/webhooks/gumlet/films"
@@ -132,7 +132,7 @@ async def test_what_is_missing_is_told(broker: Broker, prefix: str) -> None:
     async with gumlet() as (_, settings):
         none = await bridge("reconcile", **(settings | kafka))
         assert none.code == 1
-        assert "bridge webhooks subscribe" in none.err
+        assert "gumlet-bridge webhooks subscribe" in none.err
         subscribe = ("webhooks", "subscribe", "--url", "https://example.com/webhooks/gumlet", "--source", "a", "--yes")
         assert (await bridge(*subscribe, tokens=TOKEN, **settings)).code == 0
         no_topics = await bridge("reconcile", **(settings | kafka))

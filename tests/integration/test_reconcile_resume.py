@@ -1,4 +1,4 @@
-"""`bridge reconcile --state`: interrupted in the middle, it goes on where it stopped, and publishes nothing twice."""
+"""`gumlet-bridge reconcile --state`: interrupted in the middle, it goes on where it stopped, and publishes nothing twice."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import orjson
 import pytest
 
 from bridge.cli.reconcile import CHUNK
-from bridge.config_sections import KafkaSettings
-from bridge.contract import Contract
+from bridge.config.sections import KafkaSettings
+from bridge.contract.normalizer import Normalizer
+from bridge.contract.schemas import Contract
+from bridge.devtools.simulated_assets import WORKSPACES
 from bridge.event import Delivery
-from bridge.normalize import Normalizer
-from bridge.simulation import WORKSPACES
-from tests.checker import header, read_all
-from tests.daemon import BRIDGE, TOKEN, environment
-from tests.rehearsal import gumlet
-from tests.tools import bridge, make_topics, publish
+from tests.support.cli import bridge, make_topics, publish
+from tests.support.daemon import BRIDGE, TOKEN, environment
+from tests.support.delivery_checker import header, read_all
+from tests.support.mock_gumlet import gumlet
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from aiokafka import ConsumerRecord
 
     from bridge.event import Event
-    from tests.brokers import Broker
+    from tests.support.brokers import Broker
 
 ASSETS = 70
 """More than are published at once, so that there is a middle."""
@@ -78,7 +78,7 @@ async def test_goes_on_where_it_stopped(
     await publish(kafka, [an_event(prefix)])
     topics = [topic.name for topic in Contract.load(prefix).topics.values()]
     state = tmp_path / "state.json"
-    async with gumlet(half_hour=0.001) as (simulated, settings):
+    async with gumlet(retry_interval=0.001) as (simulated, settings):
         settings |= {"kafka_bootstrap_servers": broker.bootstrap_servers, "topics_prefix": prefix, "tokens": TOKEN}
         sources = [part for workspace in WORKSPACES for part in ("--source", workspace)]
         await bridge("webhooks", "subscribe", "--url", NOBODY, *sources, "--yes", **settings)
@@ -119,7 +119,7 @@ async def test_what_kafka_has_and_the_state_does_not_is_not_published_again(
     await publish(KafkaSettings(bootstrap_servers=embedded_broker.bootstrap_servers), [an_event(prefix)])
     topics = [topic.name for topic in Contract.load(prefix).topics.values()]
     state = tmp_path / "state.json"
-    async with gumlet(half_hour=0.001) as (simulated, settings):
+    async with gumlet(retry_interval=0.001) as (simulated, settings):
         settings |= {"kafka_bootstrap_servers": embedded_broker.bootstrap_servers, "topics_prefix": prefix}
         sources = [part for workspace in WORKSPACES for part in ("--source", workspace)]
         await bridge("webhooks", "subscribe", "--url", NOBODY, *sources, "--yes", tokens=TOKEN, **settings)
@@ -147,7 +147,7 @@ async def test_another_file_is_not_overwritten(tmp_path: Path) -> None:
 
 def repeated(records: list[ConsumerRecord]) -> list[str]:
     """Return the ids that came more than once."""
-    return [known_as for known_as, count in Counter(header(each, "ce_id") for each in records).items() if count > 1]
+    return [event_id for event_id, count in Counter(header(each, "ce_id") for each in records).items() if count > 1]
 
 
 def published(lines: list[dict[str, Any]]) -> set[str]:

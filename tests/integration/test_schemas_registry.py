@@ -1,4 +1,4 @@
-"""`bridge schemas register` and `status`, as a person and a script call them."""
+"""`gumlet-bridge schemas register` and `status`, as a person and a script call them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 import orjson
 import pytest
 
-from bridge.contract import Contract, schemas_directory
-from tests.registry import Problem, StrictRegistry
-from tests.tools import bridge
+from bridge.contract.schemas import Contract, schemas_directory
+from tests.support.cli import bridge
+from tests.support.fake_registry import Problem, StrictRegistry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,7 +51,7 @@ async def test_register_all_then_nothing(registry_url: str, prefix: str) -> None
     settings = {"registry_url": registry_url, "topics_prefix": prefix}
     missing = await bridge("schemas", "status", **settings)
     assert missing.code == 1
-    assert "bridge schemas register" in missing.err
+    assert "gumlet-bridge schemas register" in missing.err
     assert [line["state"] for line in missing.lines] == ["missing"] * ALL
     dry = await bridge("schemas", "register", "--dry-run", **settings)
     assert dry.code == 0, dry.err
@@ -211,7 +211,7 @@ async def test_doctor_looks_at_the_registry(wire_format: str, missing: str, pref
 
     with StrictRegistry() as played:
         settings["registry_url"] = played.url
-        assert await finding() == (missing, "`bridge schemas register`")
+        assert await finding() == (missing, "`gumlet-bridge schemas register`")
         assert (await bridge("schemas", "register", **settings)).code == 0
         assert await finding() == ("ok", "")
     result, fix = await finding()
@@ -219,7 +219,7 @@ async def test_doctor_looks_at_the_registry(wire_format: str, missing: str, pref
 
 
 async def test_config_check_reads_the_authority(prefix: str) -> None:
-    """What would stop `bridge serve` is found before: a file of authorities that is none."""
+    """What would stop `gumlet-bridge serve` is found before: a file of authorities that is none."""
     ran = await bridge(
         *("config", "check"),
         tokens=SECRET,

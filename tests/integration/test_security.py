@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from tests.brokers import Broker
 from tests.chaos.framework import LONG, topics
 from tests.chaos.fuzz import GOOD, Sender, address, corpus, request
-from tests.checker import read_all
-from tests.daemon import BRIDGE, TOKEN, Daemon, environment, wait_for
-from tests.daemon import request as http
+from tests.support.brokers import Broker
+from tests.support.daemon import BRIDGE, TOKEN, Daemon, environment, wait_for
+from tests.support.daemon import request as http
+from tests.support.delivery_checker import read_all
 
 HONEST_SECONDS = 5.0
 """Bound for the honest sender's slowest answer while others attack, on a machine with other work to do."""

@@ -13,10 +13,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.brokers import ApacheKafka
-from tests.brokers.apache import free_port
-from tests.checker import read_all
-from tests.daemon import TOKEN, Daemon, request, wait_for
+from tests.support.brokers import ApacheKafka
+from tests.support.brokers.apache import free_port
+from tests.support.daemon import TOKEN, Daemon, request, wait_for
+from tests.support.delivery_checker import read_all
 
 PASSWORD = "scram-password-of-the-tests"
 BODY = b'{"type": "video.status.created", "asset_id": "5fd088e0a47da8246f1fb756"}'
@@ -122,7 +122,7 @@ async def test_kafka_over_mutual_tls(
         daemon.stop()
         daemon.settings |= {"kafka_ssl_certfile": None, "kafka_ssl_keyfile": None}
         daemon.start()
-        wait_for(lambda: daemon.logged("kafka_away"), 60, "a refusal without a certificate")
+        wait_for(lambda: daemon.logged("kafka_disconnected"), 60, "a refusal without a certificate")
         assert daemon.post(BODY).status == 200
 
 
@@ -142,7 +142,7 @@ async def test_kafka_over_scram_and_tls(
         daemon.stop()
         daemon.settings["kafka_sasl_password"] = "a-wrong-password"
         daemon.start()
-        wait_for(lambda: daemon.logged("kafka_away"), 60, "a refusal of the password")
+        wait_for(lambda: daemon.logged("kafka_disconnected"), 60, "a refusal of the password")
         assert daemon.post(BODY).status == 200
     log = daemon.log_file.read_text()
     assert PASSWORD not in log
@@ -159,7 +159,7 @@ def test_a_broker_that_nobody_vouches_for_gets_nothing(secure_kafka: SecureKafka
     }
     with Daemon(tmp_path, secure_kafka.scram, prefix, **settings) as daemon:
         assert daemon.post(BODY).status == 200
-        wait_for(lambda: daemon.logged("kafka_away"), 60)
+        wait_for(lambda: daemon.logged("kafka_disconnected"), 60)
         assert not daemon.drained()
 
 
@@ -191,7 +191,7 @@ def test_tls_on_the_ingress_with_a_renewal(authority: Authority, tmp_path: Path)
         assert status == 200
         renewed = authority.certificate("second")
         shutil.copy(renewed[0], pair[0])
-        wait_for(lambda: daemon.logged("certificate_unusable"), what="the half renewal told")
+        wait_for(lambda: daemon.logged("tls_certificate_reload_failed"), what="the half renewal told")
         assert over_tls(daemon, authority.ca) == (200, first)
         shutil.copy(renewed[1], pair[1])
         wait_for(lambda: daemon.logged("certificate_reloaded"), what="the renewal")

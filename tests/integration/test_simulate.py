@@ -1,4 +1,4 @@
-"""`bridge simulate` against a receiver that refuses: what it says is what happened."""
+"""`gumlet-bridge simulate` against a receiver that refuses: what it says is what happened."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 from yarl import URL
 
 from bridge.cli.simulate import app
-from bridge.cli.webhook_sender import ATTEMPTS, Plan, Sender, Tally
+from bridge.devtools.load_generator import ATTEMPTS, LoadReport, Plan, Sender
 from bridge.errors import BridgeError
 from bridge.event import canonical, content_id
 
@@ -86,7 +86,7 @@ def planned(receiver: Receiver, count: int = 60, **options: Any) -> Plan:
 
 async def sent(plan: Plan, path: Path | None = None) -> dict[str, Any]:
     """Send a plan and return its report."""
-    tally = Tally()
+    tally = LoadReport()
     with (path or Path(os.devnull)).open("wb", buffering=0) as file:
         await Sender(plan, tally, file).run()
     tally.end()

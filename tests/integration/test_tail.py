@@ -1,4 +1,4 @@
-"""`bridge tail` and `bridge assets show`: what is on Kafka, found again."""
+"""`gumlet-bridge tail` and `gumlet-bridge assets show`: what is on Kafka, found again."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 import orjson
 import pytest
 
-from bridge.config_sections import KafkaSettings
-from bridge.contract import Contract
+from bridge.config.sections import KafkaSettings
+from bridge.contract.normalizer import Normalizer
+from bridge.contract.schemas import Contract
 from bridge.event import Delivery
-from bridge.normalize import Normalizer
-from tests.daemon import BRIDGE, environment
-from tests.tools import bridge, make_topics, publish
+from tests.support.cli import bridge, make_topics, publish
+from tests.support.daemon import BRIDGE, environment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tests.brokers import Broker
+    from tests.support.brokers import Broker
 
 FIRST = "5fd088e0a47da8246f1fb756"
 SECOND = "6ad088e0a47da8246f1fb700"
@@ -120,4 +120,4 @@ async def test_the_story_of_an_asset(published: dict[str, object]) -> None:
     assert missing == ["video.status.downloaded", "video.status.stream_ready"]
     unknown = await bridge("assets", "show", "0" * 24, **published)
     assert unknown.code == 1
-    assert "bridge reconcile" in unknown.err
+    assert "gumlet-bridge reconcile" in unknown.err

@@ -15,11 +15,13 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
 
-from bridge import config, daemon, tracing
+from bridge import daemon
+from bridge.config import settings as config
 from bridge.errors import ConfigError
-from tests.brokers import Broker
-from tests.checker import header, read_all
-from tests.daemon import TOKEN
+from bridge.telemetry import tracing
+from tests.support.brokers import Broker
+from tests.support.daemon import TOKEN
+from tests.support.delivery_checker import header, read_all
 
 CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -72,7 +74,9 @@ async def test_request_and_publication_are_linked(
 
 def test_off_imports_nothing() -> None:
     """Without OTEL_ variables OpenTelemetry is not even imported."""
-    code = "import sys, bridge.daemon, bridge.tracing as t\nwith t.configured() as made: assert made is None\n"
+    code = (
+        "import sys, bridge.daemon, bridge.telemetry.tracing as t\nwith t.configured() as made: assert made is None\n"
+    )
     code += "assert not [name for name in sys.modules if name.startswith('opentelemetry')]"
     environment = {"PATH": "/usr/bin:/bin"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
@@ -91,7 +95,7 @@ def test_off_imports_nothing() -> None:
 )
 def test_the_standard_variables_ask(variables: dict[str, str], monkeypatch: pytest.MonkeyPatch, *, asked: bool) -> None:
     """Traces are made when OpenTelemetry's own variables ask for them, and only then."""
-    for name in (*tracing.ASKED_BY, "OTEL_SDK_DISABLED"):
+    for name in (*tracing.ENABLING_VARIABLES, "OTEL_SDK_DISABLED"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)

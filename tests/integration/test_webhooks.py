@@ -1,4 +1,4 @@
-"""`bridge webhooks` and Gumlet's API, against the simulated Gumlet and with Gumlet's own SDK as a witness."""
+"""`gumlet-bridge webhooks` and Gumlet's API, against the simulated Gumlet and with Gumlet's own SDK as a witness."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from gumlet import AsyncGumlet
 from gumlet.types import VideoAssetStatusWebhookEvent
 from pydantic import SecretStr
 
-from bridge.config_sections import GumletSettings
+from bridge.config.sections import GumletSettings
+from bridge.devtools.simulated_assets import WORKSPACES, lives
 from bridge.errors import BridgeError
-from bridge.gumlet_api import gumlet_api
-from bridge.simulation import WORKSPACES, lives
-from tests.daemon import BRIDGE, environment
-from tests.rehearsal import API_KEY, gumlet
-from tests.tools import bridge
+from bridge.operations.gumlet_api import gumlet_api
+from tests.support.cli import bridge
+from tests.support.daemon import BRIDGE, environment
+from tests.support.mock_gumlet import API_KEY, gumlet
 
 URL = "http://127.0.0.1:9/webhooks/gumlet/films"
 TOKEN = "the-token-of-this-test"
@@ -27,7 +27,7 @@ SUBSCRIBE = ("webhooks", "subscribe", "--url", URL, "--source", WORKSPACES[0])
 
 
 async def listed(settings: dict[str, object]) -> list[dict[str, Any]]:
-    """Return what `bridge webhooks list` prints."""
+    """Return what `gumlet-bridge webhooks list` prints."""
     ran = await bridge("webhooks", "list", tokens=TOKEN, **settings)
     assert ran.code == 0, ran.err
     return ran.lines
@@ -66,7 +66,7 @@ async def test_of_a_tokens_file_the_first_that_has_not_ended_is_sent(tmp_path: P
 
 async def test_update_delete_history() -> None:
     """A webhook's parts change one by one, it goes when asked to, and what became of its deliveries is shown."""
-    async with gumlet(half_hour=0.001) as (simulated, settings):
+    async with gumlet(retry_interval=0.001) as (simulated, settings):
         everything = [part for workspace in WORKSPACES for part in ("--source", workspace)]
         await bridge("webhooks", "subscribe", "--url", URL, *everything, "--yes", tokens=TOKEN, **settings)
         (webhook,) = await listed(settings)
@@ -84,7 +84,7 @@ async def test_update_delete_history() -> None:
         assert await listed(settings) == []
         again = await bridge("webhooks", "delete", webhook["id"], "--yes", **settings)
         assert again.code == 1
-        assert "bridge webhooks list" in again.err
+        assert "gumlet-bridge webhooks list" in again.err
 
 
 async def test_what_to_do_without_a_key_with_a_wrong_one_and_without_gumlet() -> None:
@@ -142,7 +142,7 @@ async def test_what_changes_something_is_never_sent_twice() -> None:
 async def test_gumlets_own_sdk_reads_the_simulated_gumlet() -> None:
     """An independent witness: what is simulated is what Gumlet's SDK sends, receives and parses."""
     async with (
-        gumlet(half_hour=0.001) as (simulated, settings),
+        gumlet(retry_interval=0.001) as (simulated, settings),
         AsyncGumlet(api_key=API_KEY, base_url=str(settings["gumlet_api_url"]), max_retries=0) as sdk,
     ):
         made = await sdk.webhook_endpoints.create(
@@ -165,7 +165,7 @@ async def test_gumlets_own_sdk_reads_the_simulated_gumlet() -> None:
 
 
 async def test_simulate_serves_the_api() -> None:
-    """`bridge simulate --api` is a Gumlet that the tools talk to: what it prints first is how to reach it."""
+    """`gumlet-bridge simulate --api` is a Gumlet that the tools talk to: what it prints first is how to reach it."""
     process = await asyncio.create_subprocess_exec(
         *BRIDGE,
         *("simulate", "--api", "127.0.0.1:0", "--count", "1", "--retry-after", "0.001"),

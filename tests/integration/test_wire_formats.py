@@ -11,19 +11,19 @@ from confluent_kafka.schema_registry import SchemaRegistryClient
 from confluent_kafka.schema_registry.json_schema import JSONDeserializer
 from confluent_kafka.serialization import MessageField, SerializationContext
 
-from bridge.config_sections import KafkaSettings
-from bridge.contract import Contract
+from bridge.config.sections import KafkaSettings
+from bridge.contract.normalizer import Normalizer
+from bridge.contract.schemas import Contract
 from bridge.event import Delivery
-from bridge.normalize import Normalizer
-from tests.checker import header, read_all
-from tests.daemon import Daemon, wait_for
-from tests.registry import StrictRegistry
-from tests.tools import bridge, make_topics, publish
+from tests.support.cli import bridge, make_topics, publish
+from tests.support.daemon import Daemon, wait_for
+from tests.support.delivery_checker import header, read_all
+from tests.support.fake_registry import StrictRegistry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.brokers import Broker
+    from tests.support.brokers import Broker
 
 ASSET = "5fd088e0a47da8246f1fb756"
 READY = b'{"type": "video.status.ready", "asset_id": "%s", "progress": 100}' % ASSET.encode()
@@ -140,16 +140,16 @@ async def test_a_registry_that_is_away_is_waited_for(
     played.stop()
     daemon = daemon_of(tmp_path, settings)
     with daemon:
-        wait_for(lambda: daemon.logged("registry_away"), what="the log")
+        wait_for(lambda: daemon.logged("schema_registry_unreachable"), what="the log")
         assert daemon.post(b'{"type": "video.status.ready", "asset_id": "a0"}').status == 200
         wait_for(lambda: daemon.status()["journal"]["deliveries"] == 1, what="the event on disk")
     with daemon:  # after a crash
-        wait_for(lambda: daemon.logged("registry_away"), what="the log")
+        wait_for(lambda: daemon.logged("schema_registry_unreachable"), what="the log")
         assert daemon.post(b'{"type": "video.status.ready", "asset_id": "a1"}').status == 200
         assert daemon.status()["journal"]["deliveries"] == 2
         played.start()
         wait_for(daemon.drained, what="the events on Kafka")
-        assert len(daemon.logged("registry_away")) == len(daemon.logged("registry_answers")) == 1
+        assert len(daemon.logged("schema_registry_unreachable")) == len(daemon.logged("schema_registry_connected")) == 1
         asked = len(played.seen)
         played.stop()
         assert daemon.post(READY).status == 200
@@ -176,11 +176,11 @@ async def test_what_is_not_registered_waits_and_others_flow(
         (told,) = daemon.logged("schemas_not_registered")
         assert f"{prefix}video.status.ready-value" in told["subjects"]
         assert f"{prefix}video.status.created-value" not in told["subjects"]
-        (refused,) = daemon.logged("topic_refuses")
-        assert "bridge schemas register" in refused["detail"]
+        (refused,) = daemon.logged("topic_blocked")
+        assert "gumlet-bridge schemas register" in refused["detail"]
         await register(settings, "video.status.ready")
         wait_for(daemon.drained, what="the events that waited")
-        assert daemon.logged("topic_flows_again")
+        assert daemon.logged("topic_unblocked")
     topics = [f"{prefix}video.status.{name}" for name in ("created", "ready")]
     records = await read_all(broker.bootstrap_servers, topics)
     events = [decoded(played.url, each) for each in records]
@@ -194,8 +194,8 @@ async def test_a_registry_without_guids(embedded_broker: Broker, prefix: str, tm
         settings = settings_of(played.url, "header", embedded_broker, prefix)
         await register(settings, "video.status.ready")
         with daemon_of(tmp_path, settings) as daemon:
-            wait_for(lambda: daemon.logged("registry_away"), what="the log")
-            assert "BRIDGE_REGISTRY_WIRE_FORMAT=confluent" in daemon.logged("registry_away")[0]["detail"]
+            wait_for(lambda: daemon.logged("schema_registry_unreachable"), what="the log")
+            assert "BRIDGE_REGISTRY_WIRE_FORMAT=confluent" in daemon.logged("schema_registry_unreachable")[0]["detail"]
             assert daemon.post(READY).status == 200
             assert daemon.status()["journal"]["deliveries"] == 1
 

@@ -5,7 +5,7 @@
 
 What it does with what the contract says:
 
-- Repeats: the record's `ce_source` and `ce_id` go into the database in the same transaction as their effect. A record
+- DuplicateCounter: the record's `ce_source` and `ce_id` go into the database in the same transaction as their effect. A record
   that is read again, after a crash or because it was delivered twice, finds itself there and has no effect.
 - Order: there is none between topics, and an older event can come late. A state therefore only moves forward, and a
   deletion is final.
@@ -33,7 +33,7 @@ TABLES = """
 CREATE TABLE IF NOT EXISTS handled (source TEXT, id TEXT, at_ms INTEGER, PRIMARY KEY (source, id)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS asset (id TEXT PRIMARY KEY, state INTEGER, record TEXT) WITHOUT ROWID;
 """
-FRAME_BYTES = 5
+PREFIX_BYTES = 5
 """A zero byte, with which no JSON begins, and the id of the schema in a registry."""
 A_REPEAT_CAN_COME_MS = 8 * 86_400_000
 """As long as the topics keep records, and a day more: what was handled before that need not be remembered."""
@@ -44,7 +44,7 @@ def handle(database: sqlite3.Connection, record: ConsumerRecord) -> bool:
     if record.value is None:
         return False
     headers = {name: value.decode() for name, value in record.headers if name.startswith("ce_")}
-    value = record.value[FRAME_BYTES:] if record.value[0] == 0 else record.value
+    value = record.value[PREFIX_BYTES:] if record.value[0] == 0 else record.value
     with database:  # one transaction: the id and the effect, or neither
         new = database.execute(
             "INSERT OR IGNORE INTO handled VALUES (?, ?, ?)",

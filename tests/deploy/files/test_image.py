@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from bridge.config import PREFIX, Settings
-from tests.deploy.tools import DEPLOY, ROOT, run, tool
+from bridge.config.settings import PREFIX, Settings
+from tests.deploy.external_tools import DEPLOY, ROOT, run, tool
 
 
 def instructions() -> list[tuple[str, str]]:

@@ -13,11 +13,11 @@ import typer
 import yaml
 
 from bridge.cli import COMMANDS
-from bridge.config import PREFIX
-from tests.daemon import BRIDGE, environment
+from bridge.config.settings import PREFIX
+from tests.deploy.external_tools import DEPLOY, kubernetes_schemas, prometheus_operator_crds, run, tool
 from tests.deploy.files.test_image import known_variables
 from tests.deploy.generate import exposed
-from tests.deploy.tools import DEPLOY, kubernetes_schemas, prometheus_operator_crds, run, tool
+from tests.support.daemon import BRIDGE, environment
 
 KUBERNETES = DEPLOY / "kubernetes"
 OVERLAYS = sorted(path.parent.name for path in KUBERNETES.glob("overlays/*/kustomization.yaml"))
@@ -197,12 +197,12 @@ def test_configuration_names_only_settings_that_exist(objects: dict[str, dict[st
 
 
 def test_admin_port_is_reached_from_monitoring_only(objects: dict[str, dict[str, Any]]) -> None:
-    """Neither the Ingress nor the public Service leads to health, metrics or the page."""
+    """Neither the WebhookServer nor the public Service leads to health, metrics or the page."""
     rules = objects["NetworkPolicy/bridge"]["spec"]["ingress"]
     (admin,) = [rule for rule in rules if rule["ports"] == [{"protocol": "TCP", "port": "admin"}]]
     assert admin["from"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
     assert [port["targetPort"] for port in objects["Service/bridge"]["spec"]["ports"]] == ["http"]
-    (path,) = objects["Ingress/bridge"]["spec"]["rules"][0]["http"]["paths"]
+    (path,) = objects["WebhookServer/bridge"]["spec"]["rules"][0]["http"]["paths"]
     assert path["backend"]["service"]["name"] == "bridge"
 
 

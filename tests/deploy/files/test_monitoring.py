@@ -12,7 +12,7 @@ import yaml
 from prometheus_client import Metric
 
 from tests.deploy import generate
-from tests.deploy.tools import DEPLOY, run, tool
+from tests.deploy.external_tools import DEPLOY, run, tool
 
 PROMETHEUS = DEPLOY / "prometheus"
 OF_PROMETHEUS = {"up", "ALERTS"}

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from bridge.contract import Contract
+from bridge.contract.schemas import Contract
 from tests.deploy import sizing
-from tests.deploy.tools import DEPLOY
+from tests.deploy.external_tools import DEPLOY
 
 GIB = 1024**3
 SECONDS = {"minutes": 60, "hours": 3600, "days": 86400, "years": 365.25 * 86400}

@@ -6,8 +6,8 @@ import re
 import shutil
 from pathlib import Path
 
+from tests.deploy.external_tools import DEPLOY, run, tool
 from tests.deploy.files.test_image import known_variables
-from tests.deploy.tools import DEPLOY, run, tool
 
 UNIT = DEPLOY / "systemd" / "bridge@.service"
 EXPOSED_AT_MOST = 20
@@ -18,7 +18,7 @@ def test_unit_is_understood(tmp_path: Path) -> None:
     """No directive is misspelt or in the wrong section, which systemd would only log."""
     unit = tmp_path / "bridge@1.service"
     program = shutil.which("true")
-    unit.write_text(UNIT.read_text().replace("/opt/bridge/bin/bridge", str(program)))
+    unit.write_text(UNIT.read_text().replace("/opt/bridge/bin/gumlet-bridge", str(program)))
     analyze = tool("systemd-analyze")
     said = run("sh", "-c", f"{analyze} verify --man=no --recursive-errors=no {unit} 2>&1")
     assert [line for line in said.splitlines() if "bridge@1.service" in line] == []

@@ -1,0 +1,1 @@
+"""Stage 3: Delivery to Event, as the schema files define it."""

@@ -1,0 +1,86 @@
+"""References between the contract's files: followed (`expanded`), or carried along (`bundled`).
+
+Pure functions of the files' parsed contents. Only two forms of `$ref` exist in the contract, `common.json#/$defs/…`
+and, inside that file, `#/$defs/…`; a reference to anything else, or to itself, is a `ContractError`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from bridge.contract.schemas import COMMON
+from bridge.errors import ContractError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    Files = Mapping[str, dict[str, Any]]
+
+_PREFIXES = (f"{COMMON}#/$defs/", "#/$defs/")
+
+
+def read_files(directory: Path) -> dict[str, dict[str, Any]]:
+    """Return the parsed schema files of a directory by their names."""
+    try:
+        return {path.name: orjson.loads(path.read_bytes()) for path in sorted(directory.glob("*.json"))}
+    except (OSError, orjson.JSONDecodeError) as error:
+        raise ContractError(f"{directory}: a schema file cannot be read: {error}") from error
+
+
+def expanded(schema: dict[str, Any], files: Files, within: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return the schema with each reference replaced by what it refers to."""
+
+    def walk(node: Any, within: tuple[str, ...]) -> Any:
+        if isinstance(node, list):
+            return [walk(item, within) for item in node]
+        if not isinstance(node, dict):
+            return node
+        if isinstance(reference := node.get("$ref"), str):
+            name = _definition(reference)
+            if name in within:
+                raise ContractError(f"{COMMON}: {name} refers to itself")
+            beside = {key: value for key, value in node.items() if key != "$ref"}
+            return walk(_target(name, schema, files), (*within, name)) | walk(beside, within)
+        return {key: walk(value, within) for key, value in node.items() if key != "$defs"}
+
+    found = walk(schema, within)
+    assert isinstance(found, dict)  # noqa: S101 - an object stays an object
+    return found
+
+
+def bundled(schema: dict[str, Any], files: Files) -> dict[str, Any]:
+    """Return the schema with the definitions that it needs in its own `$defs`: one file that stands alone."""
+    needed: dict[str, Any] = {}
+
+    def walk(node: Any) -> Any:
+        if isinstance(node, list):
+            return [walk(item) for item in node]
+        if not isinstance(node, dict):
+            return node
+        if not isinstance(reference := node.get("$ref"), str):
+            return {key: walk(value) for key, value in node.items() if key != "$defs"}
+        name = _definition(reference)
+        if name not in needed:
+            needed[name] = {}  # taken before it is walked, so that a definition may refer to itself
+            needed[name] = walk(_target(name, schema, files))
+        return node | {"$ref": f"#/$defs/{name}"}
+
+    whole: dict[str, Any] = walk(schema)
+    return whole | ({"$defs": dict(sorted(needed.items()))} if needed else {})
+
+
+def _definition(reference: str) -> str:
+    for prefix in _PREFIXES:
+        if reference.startswith(prefix):
+            return reference.removeprefix(prefix)
+    raise ContractError(f"{reference} refers to what is no definition of {COMMON}")
+
+
+def _target(name: str, schema: dict[str, Any], files: Files) -> Any:
+    for place in (schema, files.get(COMMON, {})):
+        if name in place.get("$defs", {}):
+            return place["$defs"][name]
+    raise ContractError(f"{COMMON} has no definition {name}")

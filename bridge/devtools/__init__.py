@@ -1,0 +1,1 @@
+"""What developer commands are made of. Never imported by the daemon."""

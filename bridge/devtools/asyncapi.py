@@ -1,0 +1,165 @@
+"""The contract as an AsyncAPI 3.0 document, made from the schema files: the two cannot differ.
+
+Each topic is a channel with its Kafka binding, and has one message with its key, its CloudEvents headers, its
+schema by reference (`./<event type>.json`), and the examples of `examples/`. The bridge sends all of them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import yaml
+
+if TYPE_CHECKING:
+    from bridge.contract.schemas import Contract, Topic
+
+FILE = "asyncapi.yaml"
+_BINDING_VERSION = "0.5.0"
+_COMMENT = "# Made from the schema files by `gumlet-bridge schemas asyncapi --write`: change those, not this.\n"
+_KIND = {"retention.ms": int, "retention.bytes": int, "delete.retention.ms": int, "max.message.bytes": int}
+"""Kafka's configuration is text; the binding has these as numbers."""
+_EXAMPLES = 3
+"""How many examples a message shows: all of them are in `examples/`."""
+
+_INTRODUCTION = """\
+Gumlet's webhooks as records on Kafka. Each record is a CloudEvent 1.0 in the Kafka protocol binding's binary mode:
+the attributes are headers, the value is the JSON that the channel's schema describes.
+
+Delivery is at least once: a repeat has the same `ce_id`. Records of one key are in one partition, in the order of
+their receipt. Read the schemas as open: ignore a property that you do not know. `README.md` beside this file has
+the consumer's guide and every field.
+"""
+_HEADERS: dict[str, Any] = {
+    "type": "object",
+    "required": ["ce_specversion", "ce_id", "ce_source", "ce_type", "ce_time", "ce_dataschema", "content-type"],
+    "properties": {
+        "ce_specversion": {"type": "string", "const": "1.0"},
+        "ce_id": {
+            "type": "string",
+            "pattern": "^[0-9a-f]{32}$",
+            "description": "Made from the source and the content: the same for each repeat of an event.",
+        },
+        "ce_source": {
+            "type": "string",
+            "format": "uri-reference",
+            "description": "`//gumlet.com/webhooks/` and the source in the webhook's URL.",
+        },
+        "ce_type": {"type": "string", "description": "`com.gumlet.` and the event type."},
+        "ce_subject": {"type": "string", "description": "The record's key. Absent where there is none."},
+        "ce_time": {
+            "type": "string",
+            "format": "date-time",
+            "description": "When the bridge received the event: also the record's timestamp.",
+        },
+        "ce_dataschema": {
+            "type": "string",
+            "format": "uri",
+            "description": "The schema and its version: `urn:gumlet-kafka-bridge:<event type>:<version>`.",
+        },
+        "ce_origin": {
+            "type": "string",
+            "examples": ["reconciliation"],
+            "description": "Absent on what was delivered. `reconciliation`: made by `gumlet-bridge reconcile` from what "
+            "Gumlet's API says of the asset, because its delivery never came; the id is then made from the source, "
+            "the type and the asset. An open set.",
+        },
+        "content-type": {"type": "string", "const": "application/json"},
+    },
+}
+
+
+def render(contract: Contract) -> str:
+    """Return the document as YAML."""
+    return _COMMENT + yaml.dump(
+        document(contract), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110, default_flow_style=False
+    )
+
+
+def document(contract: Contract) -> dict[str, Any]:
+    """Return the document as a JSON object."""
+    topics = sorted(contract.topics.values(), key=lambda topic: topic.name)
+    return {
+        "asyncapi": "3.0.0",
+        "id": "urn:gumlet-kafka-bridge",
+        "info": {
+            "title": "gumlet-kafka-bridge",
+            # The document's version: each message's own is in its ce_dataschema.
+            "version": str(max(topic.version for topic in topics)),
+            "description": _INTRODUCTION,
+        },
+        "defaultContentType": "application/json",
+        "channels": {topic.event_type: _channel(topic) for topic in topics},
+        "operations": {f"send-{topic.event_type}": _operation(topic) for topic in topics},
+        "components": {
+            "messages": {topic.event_type: _message(topic) for topic in topics},
+            "messageTraits": {"cloudevent": {"headers": _HEADERS}},
+        },
+    }
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes long texts as blocks, and nothing as an alias: the document is for people too."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        del data
+        return True
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> Any:  # noqa: FBT001, FBT002 - its form
+        del indentless
+        return super().increase_indent(flow, indentless=False)
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> Any:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def _channel(topic: Topic) -> dict[str, Any]:
+    binding: dict[str, Any] = {"topic": topic.name}
+    if topic.partitions:
+        binding["partitions"] = topic.partitions
+    binding["topicConfiguration"] = {
+        name: value.split(",") if name == "cleanup.policy" else _KIND.get(name, str)(value)
+        for name, value in sorted(topic.config.items())
+    }
+    return {
+        "address": topic.name,
+        "title": topic.schema["title"],
+        "description": topic.schema["description"],
+        "messages": {topic.event_type: {"$ref": f"#/components/messages/{topic.event_type}"}},
+        "bindings": {"kafka": binding | {"bindingVersion": _BINDING_VERSION}},
+    }
+
+
+def _operation(topic: Topic) -> dict[str, Any]:
+    # `~1` and the like are not needed: a topic's name has no slash and no tilde.
+    channel = f"#/channels/{topic.event_type}"
+    return {
+        "action": "send",
+        "channel": {"$ref": channel},
+        "messages": [{"$ref": f"{channel}/messages/{topic.event_type}"}],
+    }
+
+
+def _message(topic: Topic) -> dict[str, Any]:
+    key = {"type": "string", "description": topic.schema["x-topic"].get("key_description", "")}
+    folder = topic.path.parent / "examples" / topic.event_type
+    examples = [
+        {"name": path.name.removesuffix(".out.json"), "payload": orjson.loads(path.read_bytes())}
+        for path in sorted(folder.glob("*.out.json"))
+    ]
+    small = sorted(examples, key=lambda example: len(orjson.dumps(example)))[:_EXAMPLES]
+    return {
+        "name": f"com.gumlet.{topic.event_type}",
+        "title": topic.schema["title"],
+        "summary": topic.schema["description"],
+        "contentType": "application/json",
+        "traits": [{"$ref": "#/components/messageTraits/cloudevent"}],
+        "payload": {"$ref": f"./{topic.path.name}"},
+        "bindings": {"kafka": {"key": key, "bindingVersion": _BINDING_VERSION}},
+        "examples": small,
+        "x-dataschema": topic.dataschema,
+    }

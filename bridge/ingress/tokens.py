@@ -1,0 +1,178 @@
+"""Who may deliver: one of several secret tokens, compared in constant time, read again when their file changes.
+
+A line of the file is a token, and after it, if wanted, its name and the end of its life:
+
+    5Zk3…               a plain token
+    9fQa… name=gumlet-2026 expires=2026-12-31T00:00:00Z
+
+Only digests are kept and compared, so neither a token's length nor its text leaks by timing, by a memory dump of
+this object or by its repr.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import structlog
+from pydantic import SecretStr
+
+from bridge.config.settings import Settings
+from bridge.errors import ConfigError
+from bridge.telemetry.metrics import Metrics
+
+RELOAD_SECONDS = 1.0
+"""How long a change of the tokens' file may go unnoticed."""
+MAX_TOKEN_LENGTH = 1024
+"""A longer header is refused unread: hashing must not be something a stranger can ask for by the megabyte."""
+
+CONFIGURED, UNNAMED = "configured", "unnamed"
+"""What metrics and logs call the tokens of BRIDGE_TOKENS, and lines of the file that have no name."""
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+_log = structlog.stdlib.get_logger()
+
+
+class Token(NamedTuple):
+    """A token as its digest, its name, and when it ends, in seconds since the epoch (None: never)."""
+
+    digest: bytes
+    name: str
+    expires: float | None = None
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+
+
+def active_tokens(text: str) -> list[str]:
+    """Return the tokens of a tokens file that have not ended, without their names: what a sender would send."""
+    return [secret for secret, _, expires in _lines(text) if expires is None or expires > time.time()]
+
+
+def _lines(text: str) -> list[tuple[str, str, float | None]]:
+    """Read a tokens file. Raises ValueError, which names the line and never what stands in it."""
+    found: list[tuple[str, str, float | None]] = []
+    for number, line in enumerate(map(str.strip, text.splitlines()), 1):
+        if not line or line.startswith("#"):
+            continue
+        secret, *parts = line.split()
+        if not parts or not all(part.startswith(("name=", "expires=")) for part in parts):
+            found.append((line, UNNAMED, None))  # a plain line, spaces and all
+            continue
+        attributes = dict(part.split("=", 1) for part in parts)
+        name = attributes.get("name", UNNAMED)
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"line {number}: a name has letters, digits, '.', '_', '-', at most 64")
+        found.append((secret, name, _parse_expiry(attributes.get("expires"), number)))
+    return found
+
+
+def _parse_expiry(value: str | None, number: int) -> float | None:
+    if value is None:
+        return None
+    try:
+        instant = datetime.fromisoformat(value)
+    except ValueError:
+        raise ValueError(f"line {number}: expires is a date or a time as in 2026-12-31T00:00:00Z") from None
+    return (instant if instant.tzinfo else instant.replace(tzinfo=UTC)).timestamp()
+
+
+class Tokens:
+    """The tokens that are valid now."""
+
+    def __init__(
+        self,
+        tokens: tuple[SecretStr, ...],
+        file: Path | None,
+        *,
+        allow_unauthenticated: bool,
+        metrics: Metrics | None = None,
+    ) -> None:
+        """Raise ConfigError when the file cannot be read or no token is left and none was asked for."""
+        self._static_tokens = tuple(Token(_digest(token.get_secret_value()), CONFIGURED) for token in tokens)
+        self._metrics = metrics
+        self._file = file
+        self._file_signature: tuple[int, int, int] | None = None
+        self._next_check = 0.0
+        self._valid: tuple[Token, ...] = self._static_tokens
+        if file is not None:
+            try:
+                self._read(file)
+            except OSError as error:
+                raise ConfigError(f"BRIDGE_TOKENS_FILE {file}: {error.strerror}. Fix: make it readable.") from error
+            except ValueError as error:
+                raise ConfigError(f"BRIDGE_TOKENS_FILE {file}: {error}.") from None
+        self._open = allow_unauthenticated and not self._valid
+        if not self._valid and not self._open:
+            raise ConfigError(
+                f"BRIDGE_TOKENS_FILE {file} holds no token. Fix: write one a line, or set "
+                "BRIDGE_ALLOW_UNAUTHENTICATED=true to accept deliveries from anybody."
+            )
+
+    @classmethod
+    def from_settings(cls, settings: Settings, metrics: Metrics | None = None) -> Tokens:
+        """Return the tokens that are configured; `metrics` are told when each was used last, by its name."""
+        return cls(
+            settings.token_list,
+            settings.tokens_file,
+            allow_unauthenticated=settings.allow_unauthenticated,
+            metrics=metrics,
+        )
+
+    @property
+    def authentication_disabled(self) -> bool:
+        """True when no token is asked for."""
+        return self._open
+
+    def accepts(self, presented: str) -> bool:
+        """Tell whether a token is valid; every valid one is compared, whichever matches."""
+        if self._file is not None and time.monotonic() >= self._next_check:
+            self._reload_if_changed(self._file)
+        if len(presented) > MAX_TOKEN_LENGTH:
+            return False
+        digest = _digest(presented)
+        found: Token | None = None
+        for valid in self._valid:
+            if hmac.compare_digest(digest, valid.digest):
+                found = valid
+        if found is None:
+            return False
+        now = time.time()
+        if found.expires is not None and now >= found.expires:
+            _log.warning("token_expired", name=found.name)
+            return False
+        if self._metrics is not None:
+            self._metrics.token_used(found.name, now)
+        return True
+
+    def _reload_if_changed(self, file: Path) -> None:
+        try:
+            if self._changed(file):
+                self._read(file)
+                _log.info("tokens_reloaded", file=str(file), tokens=len(self._valid))
+        except OSError as error:
+            # A rotation may replace the file in two steps. The tokens known so far stay valid meanwhile.
+            _log.error("tokens_file_reload_failed", file=str(file), detail=error.strerror)
+        except ValueError as error:
+            _log.error("tokens_file_reload_failed", file=str(file), detail=str(error))
+        self._next_check = time.monotonic() + RELOAD_SECONDS
+
+    def _changed(self, file: Path) -> bool:
+        status = file.stat()
+        return (status.st_mtime_ns, status.st_ino, status.st_size) != self._file_signature
+
+    def _read(self, file: Path) -> None:
+        status = file.stat()
+        text = file.read_text()
+        self._file_signature = (status.st_mtime_ns, status.st_ino, status.st_size)
+        found = tuple(Token(_digest(secret), name, expires) for secret, name, expires in _lines(text))
+        if not found and len(self._valid) > len(self._static_tokens):
+            _log.error("tokens_file_empty", file=str(file), kept=len(self._valid))
+            return
+        self._valid = (*self._static_tokens, *found)

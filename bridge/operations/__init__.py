@@ -1,0 +1,1 @@
+"""What operator commands are made of. Never imported by the daemon."""

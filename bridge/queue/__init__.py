@@ -1,0 +1,1 @@
+"""Stage 2: the delivery queue (journal on disk, or memory)."""

@@ -1,0 +1,54 @@
+"""Logs: structlog to standard error, a JSON object a line or text for people. An accepted event writes none."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import orjson
+import structlog
+
+from bridge.config.sections import LogSettings
+
+
+def configure(settings: LogSettings) -> None:
+    """Set up structlog, and let the libraries' own logs pass through it, theirs from `warning` on."""
+    level = logging.getLevelNamesMapping()[settings.level.upper()]
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    final: list[structlog.typing.Processor]
+    if settings.format == "json":
+        final = [
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(serializer=lambda event, **_: orjson.dumps(event, default=str).decode()),
+        ]
+    else:
+        final = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *final],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(max(level, logging.WARNING))
+    logging.getLogger("bridge").setLevel(level)
+    # aiokafka tells every attempt while Kafka is away; the publisher tells the change of state, once.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL if level > logging.DEBUG else level)
+    # Malformed requests are refusals, which the ingress logs itself.
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL if level > logging.DEBUG else level)
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )

@@ -1,0 +1,74 @@
+"""What the daemon tells of its last events is what is on Kafka."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from bridge.contract.schemas import schemas_directory
+from bridge.telemetry.recent_activity import KEPT
+from tests.support.brokers import Broker
+from tests.support.daemon import Daemon, wait_for
+from tests.support.delivery_checker import header, read_all
+
+EXAMPLE = schemas_directory() / "examples" / "video.status.ready" / "full.in.json"
+
+
+def last_published(daemon: Daemon) -> list[dict[str, Any]]:
+    """Return the last events as the page gets them."""
+    connection = HTTPConnection(urlsplit(daemon.admin).netloc, timeout=20)
+    try:
+        connection.request("GET", "/events")
+        stream = connection.getresponse()
+        data = [line for _ in range(5) if (line := stream.readline()).startswith(b"data: ")]
+    finally:
+        connection.close()
+    return list(json.loads(data[-1].removeprefix(b"data: "))["recent"]["published"])
+
+
+@pytest.fixture
+def daemon(tmp_path: Path, broker: Broker, prefix: str) -> Any:
+    """Run a daemon on each broker."""
+    settings = {"topics_provision": "off"} if broker.embedded else {}
+    with Daemon(tmp_path, broker.bootstrap_servers, prefix, **settings) as running:
+        yield running
+
+
+async def test_places_and_times_of_the_last_events(daemon: Daemon, broker: Broker, prefix: str) -> None:
+    """Partition and offset are those of the record with that id, whatever batches they went in; times are in order."""
+    document = json.loads(EXAMPLE.read_bytes())
+    bodies = [
+        json.dumps(document | {"asset_id": f"5fd088e0a47da8246f1fb{number % 7:03}", "progress": number}).encode()
+        for number in range(3 * KEPT)
+    ]
+    with ThreadPoolExecutor(3 * KEPT) as pool:  # at once, so that several share a batch
+        assert {each.status for each in pool.map(daemon.post, bodies)} == {200}
+    wait_for(daemon.drained)
+    rows = last_published(daemon)
+    assert len(rows) == KEPT
+    records = await read_all(broker.bootstrap_servers, [f"{prefix}video.status.ready"])
+    on_kafka = {header(each, "ce_id"): (each.topic, each.partition, each.offset) for each in records}
+    assert len(on_kafka) == 3 * KEPT
+    assert {each["id"]: (each["topic"], each["partition"], each["offset"]) for each in rows}.items() <= on_kafka.items()
+    for row in rows:
+        assert row["type"] == "video.status.ready"
+        assert 0 <= row["acknowledge_seconds"] <= row["publish_seconds"]
+
+
+async def test_a_repeated_delivery_is_published_and_counted(daemon: Daemon) -> None:
+    """A repeat is a record as any other, since it may be a second real event; the figure tells of it."""
+    for body in (
+        b'{"type": "a.new.type", "n": 1}',
+        b'{"n": 1, "type": "a.new.type"}',
+        b'{"type": "a.new.type", "n": 2}',
+    ):
+        assert daemon.post(body).status == 200
+    wait_for(daemon.drained)
+    assert daemon.metric("bridge_publish_latency_seconds_count") == 3
+    assert daemon.metric("bridge_duplicate_records_total") == 1

@@ -1,0 +1,277 @@
+"""One Apache Kafka node from its published jars: a process of ours that tests may kill, freeze and start again.
+
+`libraries()` fetches the jars with Maven once per version into `.cache/`. `ApacheKafka` runs a node in KRaft mode
+on ports that stay its own from start to start, with its data in a directory that the caller gives. Everything is
+blocking: from a test's event loop, use `asyncio.to_thread`. Further listeners, SASL and more nodes come in as server
+properties. Only the process that was started here is ever signalled, by its pid.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+POM = Path(__file__).with_name("pom.xml")
+CACHE = Path(__file__).parents[3] / ".cache"
+OLDEST_JAVA = 17
+START_SECONDS = 90
+STOP_SECONDS = 20
+PORTS = range(20_000, 32_000)
+"""Below what Linux gives to outgoing connections: a client that tries a stopped node's port cannot take it."""
+
+CLUSTER_ID = "4L6g3nShT-eMCtK--X86sw"
+
+PROPERTIES = {
+    "process.roles": "broker,controller",
+    "node.id": "1",
+    "controller.listener.names": "CONTROLLER",
+    "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,"
+    "SASL_PLAINTEXT:SASL_PLAINTEXT,SSL:SSL,SASL_SSL:SASL_SSL",
+    # One node has nobody to replicate to, and one partition of each is enough and made faster.
+    "offsets.topic.replication.factor": "1",
+    "offsets.topic.num.partitions": "1",
+    "transaction.state.log.replication.factor": "1",
+    "transaction.state.log.min.isr": "1",
+    "transaction.state.log.num.partitions": "1",
+    "group.initial.rebalance.delay.ms": "0",
+    "auto.create.topics.enable": "false",
+    "num.network.threads": "2",
+    "num.io.threads": "2",
+    "log.cleaner.dedupe.buffer.size": "4194304",
+    # A node that was killed may register again only when its old session has ended.
+    "broker.heartbeat.interval.ms": "500",
+    "broker.session.timeout.ms": "3000",
+}
+
+
+class KafkaUnavailableError(Exception):
+    """No Apache Kafka can be had in this way; the message says why."""
+
+
+def kafka_version() -> str:
+    """Return the version of Kafka that the POM names."""
+    (version,) = re.findall(r"<kafka\.version>(.+?)</kafka\.version>", POM.read_text())
+    return str(version)
+
+
+def free_port() -> int:
+    """Return a port of the loopback interface that nothing listens on now."""
+    while True:
+        port = random.choice(PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+def java() -> tuple[str, int]:
+    """Return the Java program and its major version. Raises KafkaUnavailableError when it is missing or too old."""
+    home = os.environ.get("JAVA_HOME")
+    program = shutil.which("java", path=f"{home}/bin") if home else shutil.which("java")
+    if program is None:
+        raise KafkaUnavailableError(f"no Java (JAVA_HOME={home})" if home else "no Java")
+    told = subprocess.run([program, "-version"], capture_output=True, text=True, check=False).stderr
+    found = re.search(r'version "(\d+)', told)
+    if found is None or int(found[1]) < OLDEST_JAVA:
+        first = (told.splitlines() or ["nothing"])[0]
+        raise KafkaUnavailableError(f"Java {OLDEST_JAVA} or newer is needed, {program} says {first}")
+    return program, int(found[1])
+
+
+def libraries() -> Path:
+    """Return the directory of Kafka's jars, fetched with Maven when the cache has none for this POM.
+
+    Raises KafkaUnavailableError when they cannot be had (in Maven's own words), or Java to run them.
+    """
+    java()  # the jars are of no use without it
+    home = CACHE / f"kafka-{kafka_version()}"
+    if (home / "pom.xml").is_file() and (home / "pom.xml").read_bytes() == POM.read_bytes():
+        return home / "libs"
+    maven = shutil.which("mvn")
+    if maven is None:
+        raise KafkaUnavailableError("no Maven (mvn) to fetch Kafka's jars with")
+    CACHE.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
+        fetched = Path(scratch, "kafka")
+        command = [
+            maven,
+            "-q",
+            "-B",
+            "-f",
+            str(POM),
+            "dependency:copy-dependencies",
+            f"-DoutputDirectory={fetched}/libs",
+        ]
+        run = subprocess.run(command, capture_output=True, text=True, check=False)
+        if run.returncode != 0:
+            said = [line for line in run.stdout.splitlines() if "ERROR" in line] or ["nothing"]
+            raise KafkaUnavailableError(f"Maven could not fetch Kafka's jars: {said[0]}")
+        shutil.copy(POM, fetched)
+        # Renamed when complete: an interrupted fetch leaves nothing that looks like one.
+        shutil.rmtree(home, ignore_errors=True)
+        fetched.rename(home)
+    return home / "libs"
+
+
+class ApacheKafka:
+    """A Kafka node: `start()`, `stop()`, `kill()`, `freeze()`, `thaw()`; again and again on the same ports and data.
+
+    `directory` holds its data, `server.properties` and `server.log`. `properties` add to or replace PROPERTIES;
+    `listeners` are further ones, a protocol and its HOST:PORT (`free_port()`);
+    `format_as` are StorageTool's arguments for the kind of node (`--standalone`: a cluster of its own).
+    """
+
+    def __init__(
+        self,
+        libs: Path,
+        directory: Path,
+        *,
+        properties: Mapping[str, str] | None = None,
+        listeners: Mapping[str, str] | None = None,
+        format_as: Sequence[str] = ("--standalone",),
+    ) -> None:
+        self.port = free_port()
+        self.controller_port = free_port()
+        self.bootstrap_servers = f"127.0.0.1:{self.port}"
+        self.directory = directory
+        self.log = directory / "server.log"
+        self._format_as = format_as
+        self._process: subprocess.Popen[bytes] | None = None
+        self._java = [
+            java()[0],
+            "-Xmx512m",
+            "-XX:+UseSerialGC",
+            # The quick compiler alone: a test's Kafka does not live long enough for the good one.
+            "-XX:TieredStopAtLevel=1",
+            "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+            "-Dorg.slf4j.simpleLogger.showDateTime=true",
+            "-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS",
+            "-cp",
+            f"{libs}/*",
+        ]
+        told = {**PROPERTIES, **(properties or {})}
+        addresses = {"PLAINTEXT": self.bootstrap_servers, **(listeners or {})}
+        if "controller" in told["process.roles"]:
+            addresses["CONTROLLER"] = f"127.0.0.1:{self.controller_port}"
+        self._properties = {
+            "listeners": ",".join(f"{name}://{address}" for name, address in addresses.items()),
+            "controller.quorum.bootstrap.servers": f"127.0.0.1:{self.controller_port}",
+            "log.dirs": str(directory / "data"),
+            **told,
+        }
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def running(self) -> bool:
+        """Whether the process is there, frozen or not."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start the node and return when it answers a metadata request. Its data is formatted the first time."""
+        if self.running:
+            return
+        self.directory.mkdir(parents=True, exist_ok=True)
+        settings = self.directory / "server.properties"
+        if not settings.exists():
+            settings.write_text("".join(f"{name}={value}\n" for name, value in self._properties.items()))
+            self._format(settings)
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [*self._java, "kafka.Kafka", str(settings)], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        try:
+            self._wait_until_ready()
+        except BaseException:
+            self.kill()
+            raise
+
+    def stop(self) -> None:
+        """Ask the node to end and wait; kill it when it takes too long."""
+        if self._process is None:
+            return
+        self.thaw()  # a frozen process cannot obey
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def kill(self) -> None:
+        """End the node as a power cut would (SIGKILL)."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def freeze(self) -> None:
+        """Stop the node where it is (SIGSTOP): its connections stay open, nothing answers."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let a frozen node go on (SIGCONT)."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
+
+    def _format(self, settings: Path) -> None:
+        tool = [*self._java, "kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(settings)]
+        run = subprocess.run([*tool, *self._format_as], capture_output=True, text=True, check=False)
+        if run.returncode != 0:
+            raise KafkaUnavailableError(f"Kafka's storage could not be formatted: {run.stdout}{run.stderr}")
+
+    def _wait_until_ready(self) -> None:
+        until = time.monotonic() + START_SECONDS
+        # A port that is open says little (it is bound early), a metadata request that names a broker says all.
+        # The request needs an event loop of its own: the caller's may be running.
+        with ThreadPoolExecutor(1) as loop:
+            while not (self._listens() and loop.submit(asyncio.run, _answers(self.bootstrap_servers)).result()):
+                if not self.running or time.monotonic() > until:
+                    last = "\n".join(self.log.read_text(errors="replace").splitlines()[-20:])
+                    raise KafkaUnavailableError(f"Kafka did not start; the end of its log:\n{last}")
+                time.sleep(0.05)
+
+    def _listens(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+        except OSError:
+            return False
+        return True
+
+
+async def _answers(bootstrap_servers: str) -> bool:
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers, request_timeout_ms=5000)
+    try:
+        await admin.start()
+        return bool((await admin.describe_cluster())["brokers"])
+    except (KafkaError, OSError, TimeoutError):
+        return False
+    finally:
+        await admin.close()

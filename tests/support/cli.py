@@ -1,0 +1,76 @@
+"""The bridge's commands as their users and scripts run them, and the contract's topics made for a test."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from bridge.config.sections import TopicsSettings
+from bridge.contract.schemas import Contract
+from bridge.kafka.client import admin_client
+from bridge.kafka.topics import apply, survey
+from bridge.publisher.producer import OutgoingEvent, Sender
+from bridge.telemetry.metrics import Metrics
+from tests.support.daemon import BRIDGE, environment
+
+if TYPE_CHECKING:
+    from bridge.config.sections import KafkaSettings
+    from bridge.event import Delivery, Event
+    from tests.support.brokers import Broker
+
+
+class Ran:
+    """A command that has ended: its exit code, its JSON lines on standard output, its words on standard error."""
+
+    def __init__(self, process: subprocess.CompletedProcess[bytes]) -> None:
+        self.code = process.returncode
+        self.out = process.stdout.decode()
+        self.err = process.stderr.decode()
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """Standard output as JSON lines."""
+        return [orjson.loads(line) for line in self.out.splitlines()]
+
+
+async def bridge(*arguments: str, **settings: object) -> Ran:
+    """Run `bridge` with arguments in a process of its own; settings are BRIDGE_ variables in lower case."""
+    command = [*BRIDGE, *arguments]
+    return Ran(
+        await asyncio.to_thread(
+            subprocess.run,
+            command,
+            env=environment(**settings),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+            timeout=120,
+        )
+    )
+
+
+async def make_topics(broker: Broker, kafka: KafkaSettings, prefix: str) -> None:
+    """Make the contract's topics; the embedded broker makes each when it is asked for."""
+    if broker.embedded:
+        return
+    contract, settings = Contract.load(prefix), TopicsSettings(prefix=prefix, partitions=2)
+    async with admin_client(kafka) as admin:
+        refusals = await apply(admin, contract, settings, await survey(admin, contract, settings))
+        assert not refusals
+
+
+async def publish(kafka: KafkaSettings, events: list[tuple[Event, Delivery]]) -> None:
+    """Publish events as the daemon does."""
+    sender = Sender(kafka, Metrics())
+    left = [OutgoingEvent(event, delivery) for event, delivery in events]
+    try:
+        while left:
+            verdicts = await sender.send(left)
+            assert not verdicts.rejected
+            assert not verdicts.refused
+            left = verdicts.again
+    finally:
+        await sender.close()

@@ -1,0 +1,222 @@
+"""The daemon as a process of its own, and the simulator beside it: for tests that see the bridge as its users do."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+from urllib.parse import urlsplit
+
+from tests.support.brokers.apache import free_port
+
+TOKEN = "a-token-of-the-tests"
+START_SECONDS = 30.0
+STOP_SECONDS = 60.0
+BRIDGE = (sys.executable, "-m", "bridge")
+
+
+class Answer(NamedTuple):
+    """An HTTP answer."""
+
+    status: int
+    headers: dict[str, str]
+    body: str
+
+
+def environment(**settings: object) -> dict[str, str]:
+    """Return an environment in which nothing of the caller's configures the bridge."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("BRIDGE_")}
+    return kept | {f"BRIDGE_{name.upper()}": str(value) for name, value in settings.items()}
+
+
+def wait_for(condition: Any, seconds: float = 30.0, what: str = "") -> None:
+    """Wait until a condition holds; fail, naming it, when it does not in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"did not happen within {seconds} seconds: {what or condition}"
+        time.sleep(0.02)
+
+
+class Daemon:
+    """`gumlet-bridge serve` with ports of its own and everything it needs in `directory`.
+
+    It may be started again and again on the same journal and ports. The ports are none of those that the system gives
+    to outgoing connections: a sender that tries one while the daemon is down can be given it, and be connected to
+    itself. Settings are BRIDGE_ variables in lower case. With
+    `source_tree` it runs the code of another checkout.
+    """
+
+    def __init__(self, directory: Path, bootstrap_servers: str, prefix: str = "gumlet.", **settings: Any) -> None:
+        self.directory = directory
+        self.log_file = directory / "daemon.log"
+        self.settings: dict[str, object] = {
+            "listen": f"127.0.0.1:{free_port()}",
+            "admin_listen": f"127.0.0.1:{free_port()}",
+            "tokens": TOKEN,
+            "journal_dir": directory / "journal",
+            "journal_min_free_bytes": 0,
+            "kafka_bootstrap_servers": bootstrap_servers,
+            "topics_prefix": prefix,
+            **settings,
+        }
+        self.wrapper: Sequence[str] = ()  # a command that runs the daemon in its own place: strace -D, prlimit, env
+        self.process: subprocess.Popen[bytes] | None = None
+        self.source_tree: Path | None = None
+        self.public = self.admin = ""
+        self._log_from = 0
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def spawn(self) -> subprocess.Popen[bytes]:
+        """Start the process without waiting for it."""
+        self._log_from = self.log_file.stat().st_size if self.log_file.exists() else 0
+        settings = {name: value for name, value in self.settings.items() if value is not None}
+        other_tree = {} if self.source_tree is None else {"PYTHONPATH": str(self.source_tree)}
+        with self.log_file.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*self.wrapper, *BRIDGE, "serve"],
+                cwd=self.directory,
+                env=environment(**settings) | other_tree,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        return self.process
+
+    def start(self) -> None:
+        """Start, and return when deliveries are accepted; the ports stay the same from then on."""
+        process = self.spawn()
+        wait_for(lambda: self.logged("listening") or process.poll() is not None, START_SECONDS, "the daemon's start")
+        assert process.poll() is None, self.log()
+        (line,) = self.logged("listening")
+        self.public, self.admin = line["public"], line["admin"]
+        self.settings["listen"] = urlsplit(self.public).netloc
+        self.settings["admin_listen"] = urlsplit(self.admin).netloc
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Ask the process to end, and return its exit code."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        return self.process.wait(STOP_SECONDS)
+
+    def kill(self) -> None:
+        """End the process as a crash would."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    def log(self) -> str:
+        """Return what the process has logged since its start."""
+        with self.log_file.open("rb") as file:
+            file.seek(self._log_from)
+            return file.read().decode()
+
+    def logged(self, event: str) -> list[dict[str, Any]]:
+        """Return the log lines of one event."""
+        lines: list[dict[str, Any]] = []
+        for line in self.log().splitlines():
+            with contextlib.suppress(ValueError):
+                parsed = json.loads(line)
+                if parsed.get("event") == event:
+                    lines.append(parsed)
+        return lines
+
+    def post(
+        self,
+        body: bytes,
+        path: str = "/webhooks/gumlet",
+        token: str | None = TOKEN,
+        method: str = "POST",
+        headers: dict[str, str] | None = None,
+    ) -> Answer:
+        """Send one request and return its answer."""
+        all_headers = {} if token is None else {"x-gumlet-token": token}
+        return request(self.public, method, path, body, all_headers | (headers or {}))
+
+    def status(self) -> dict[str, Any]:
+        """Return what the admin port says."""
+        return dict(json.loads(request(self.admin, "GET", "/status").body))
+
+    def metric(self, sample: str) -> float:
+        """Return the value of a sample, named with its labels as in the text format; 0 when there is none."""
+        for line in request(self.admin, "GET", "/metrics").body.splitlines():
+            if line.startswith(f"{sample} "):
+                return float(line.rpartition(" ")[2])
+        return 0.0
+
+    def memory_mib(self, which: str = "VmRSS") -> float:
+        """Return the memory that the process has resident, or with `VmHWM` the most it ever had."""
+        assert self.process is not None
+        told = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(told.partition(f"{which}:")[2].split()[0]) / 1024
+
+    def drained(self) -> bool:
+        """Tell whether nothing waits for Kafka."""
+        return bool(self.status()["journal"]["deliveries"] == 0)
+
+
+def request(
+    base: str, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
+) -> Answer:
+    """Send one request over a connection of its own."""
+    connection = http.client.HTTPConnection(urlsplit(base).netloc, timeout=30)
+    try:
+        connection.request(method, path, body, headers or {})
+        response = connection.getresponse()
+        return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read().decode())
+    finally:
+        connection.close()
+
+
+class Load:
+    """`gumlet-bridge simulate` as a process of its own, and what it says in the end."""
+
+    def __init__(self, daemon: Daemon, directory: Path, count: int, seed: int, **options: object) -> None:
+        self.acknowledged_file = directory / f"acknowledged-{seed}.jsonl"
+        self._report: dict[str, Any] | None = None
+        arguments = {"count": count, "seed": seed, "retry-after": 0.2, "concurrency": 32, **options}
+        command = [*BRIDGE, "simulate", "--json", "--url", f"{daemon.public}/webhooks/gumlet"]
+        command += ["--acknowledged", str(self.acknowledged_file)]
+        for name, value in arguments.items():
+            command += [f"--{name}", str(value)]
+        self.process = subprocess.Popen(
+            command, env=environment(tokens=TOKEN), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+
+    def acknowledged_so_far(self) -> int:
+        """Return how many deliveries have been acknowledged until now."""
+        return self.acknowledged_file.read_bytes().count(b"\n") if self.acknowledged_file.exists() else 0
+
+    def finish(self, seconds: float = 120.0) -> dict[str, Any]:
+        """Wait for the end and return the report."""
+        if self._report is None:
+            out, _ = self.process.communicate(timeout=seconds)
+            assert self.process.returncode == 0, out.decode()
+            self._report = dict(json.loads(out))
+        return self._report
+
+    def acknowledged(self) -> list[dict[str, Any]]:
+        """Return the acknowledged deliveries, each asset's in the order of acknowledgement."""
+        return [json.loads(line) for line in self.acknowledged_file.read_text().splitlines()]

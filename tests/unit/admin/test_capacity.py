@@ -1,0 +1,60 @@
+"""The forecast of when the journal is full, from sizes seen at known times."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from bridge.admin.capacity import WINDOW_SECONDS, Forecast
+from bridge.config.sections import JournalSettings
+
+MAX = 100 * 1024 * 1024
+
+
+def forecast(path: Path, **settings: int) -> Forecast:
+    """Return a forecast of a journal on this machine's disk."""
+    return Forecast(JournalSettings(dir=path, max_bytes=MAX, **{"min_free_bytes": 0, **settings}))
+
+
+def test_a_journal_that_fills_is_full_when_its_room_is_used_up(tmp_path: Path) -> None:
+    """What is left of the bound, divided by the rate of the samples."""
+    seen = forecast(tmp_path)
+    for second in range(11):
+        seen.sample(second, second * 1024 * 1024)
+    assert seen.bytes_per_second() == 1024 * 1024
+    assert seen.seconds_until_full() == 90
+
+
+def test_a_journal_that_empties_or_rests_is_never_full(tmp_path: Path) -> None:
+    """Infinite, which Prometheus can compare, and no large figure that somebody made up."""
+    seen = forecast(tmp_path)
+    assert seen.seconds_until_full() == math.inf
+    for second in range(11):
+        seen.sample(second, 1000 - second)
+    assert seen.seconds_until_full() == math.inf
+
+
+def test_one_moment_is_no_rate(tmp_path: Path) -> None:
+    """The first burst after a start raises no alarm."""
+    seen = forecast(tmp_path)
+    seen.sample(0, 0)
+    seen.sample(1, MAX // 2)
+    assert seen.seconds_until_full() == math.inf
+
+
+def test_only_the_last_minute_counts(tmp_path: Path) -> None:
+    """An outage that is over does not go on in the forecast."""
+    seen = forecast(tmp_path)
+    seen.sample(0, 0)
+    for second in range(100, 100 + int(WINDOW_SECONDS)):
+        seen.sample(second, MAX // 2)
+    assert seen.bytes_per_second() == 0
+
+
+def test_a_disk_without_room_counts_as_full(tmp_path: Path) -> None:
+    """The floor of free disk is reached before the journal's own bound."""
+    seen = forecast(tmp_path, min_free_bytes=2**60)
+    seen.sample(0, 0)
+    seen.sample(10, 1000)
+    assert seen.remaining_bytes() == 0
+    assert seen.seconds_until_full() == 0

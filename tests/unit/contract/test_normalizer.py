@@ -1,0 +1,571 @@
+"""What each delivered form becomes, one conversion at a time; and the contract's examples."""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import pytest
+
+from bridge.contract import mappings
+from bridge.contract.mappings import MAPPINGS
+from bridge.contract.normalizer import Normalizer
+from bridge.contract.schemas import Contract, schemas_directory
+from bridge.errors import ContractError
+from bridge.event import Delivery, Event, canonical, content_id
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+RECEIVED_MS = 1_700_000_000_000
+CONTRACT = Contract.load()
+NORMALIZER = Normalizer(CONTRACT)
+EXAMPLES = schemas_directory() / "examples"
+ABSENT = object()
+
+
+def delivery(body: bytes | dict[str, Any], source: str = "default") -> Delivery:
+    """Return a delivery of a body, or of an object's JSON."""
+    return Delivery(RECEIVED_MS, source, body if isinstance(body, bytes) else orjson.dumps(body))
+
+
+def event(**fields: Any) -> Event:
+    """Return the event of a `ready` body with these fields."""
+    return NORMALIZER.event(delivery({"type": "video.status.ready", "asset_id": "a1"} | fields))
+
+
+def value(made: Event) -> dict[str, Any]:
+    """Return the record's value."""
+    read = orjson.loads(made.value)
+    assert isinstance(read, dict)
+    return read
+
+
+def record(**fields: Any) -> dict[str, Any]:
+    """Return the typed record of a `ready` body with these fields."""
+    made = event(**fields)
+    assert made.event_type == "video.status.ready", made
+    return value(made)
+
+
+def refusal(**fields: Any) -> dict[str, Any]:
+    """Return the dead letter of a `ready` body with these fields."""
+    made = event(**fields)
+    assert made.event_type == "dead-letter", made
+    assert value(made)["reason"] == "schema_violation"
+    return value(made)
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted(EXAMPLES.rglob("*.in.json")),
+    ids=lambda path: str(path.relative_to(EXAMPLES)).removesuffix(".in.json"),
+)
+def test_each_example_becomes_exactly_what_its_file_says(path: Path) -> None:
+    """A body becomes a record of its folder's topic with the value beside it, or from `invalid/` a dead letter."""
+    body = path.read_bytes()
+    expected = orjson.loads(path.with_name(path.name.replace(".in.", ".out.")).read_bytes())
+    made = NORMALIZER.event(delivery(body))
+    found = value(made)
+    if path.parent.name == "invalid":
+        expected["body_base64"] = base64.b64encode(body).decode()
+        assert (made.event_type, found["event_type"]) == ("dead-letter", path.parent.parent.name)
+    else:
+        assert made.event_type == path.parent.name
+    if made.event_type == "dead-letter":
+        # The wording is the libraries' own, and may change with their versions.
+        assert found.pop("detail")
+        assert expected.pop("detail")
+        assert base64.b64decode(found["body_base64"]) == body
+        assert found == expected
+    else:
+        assert made.value == canonical(expected)
+
+
+def test_every_topic_has_examples() -> None:
+    """Each topic has two examples or more, each typed one an invalid one too; every file has the one beside it."""
+    counts = {folder.name: len(list(folder.glob("*.in.json"))) for folder in EXAMPLES.iterdir()}
+    assert counts.keys() == CONTRACT.topics.keys()
+    assert min(counts.values()) >= 2
+    assert {folder.parent.name for folder in EXAMPLES.glob("*/invalid")} == MAPPINGS.keys()
+    assert all(list(folder.glob("*.in.json")) for folder in EXAMPLES.glob("*/invalid"))
+    files = {str(path.relative_to(EXAMPLES)) for path in EXAMPLES.rglob("*.json")}
+    assert {name.replace(".in.", ".out.") for name in files} | {
+        name.replace(".out.", ".in.") for name in files
+    } == files
+
+
+@pytest.mark.parametrize(
+    ("delivered", "tags"),
+    [
+        (ABSENT, []),
+        (None, []),
+        ("", []),
+        ([], []),
+        ("Gumlet", ["Gumlet"]),
+        (["eu", "nightly"], ["eu", "nightly"]),
+        (7, ["7"]),
+        (["a", 7], ["a", "7"]),
+    ],
+)
+def test_tags_are_always_a_list_of_strings(delivered: Any, tags: list[str]) -> None:
+    """One tag, a list, a number or nothing: the record has a list."""
+    assert record(**({} if delivered is ABSENT else {"tag": delivered}))["tags"] == tags
+
+
+@pytest.mark.parametrize(
+    ("delivered", "warnings"),
+    [
+        (ABSENT, []),
+        (None, []),
+        ({}, []),
+        ([], []),
+        ("", []),
+        ({"code": "W", "message": "m"}, [{"code": "W", "message": "m"}]),
+        ([{"code": "W"}, {"message": "m"}], [{"code": "W"}, {"message": "m"}]),
+        ("in words", [{"message": "in words"}]),
+        ({"code": 3, "message": None}, [{"code": "3"}]),
+    ],
+)
+def test_warnings_are_always_a_list_of_objects(delivered: Any, warnings: list[Any]) -> None:
+    """One warning, a list, a text or nothing: the record has a list."""
+    assert record(**({} if delivered is ABSENT else {"warning": delivered}))["warnings"] == warnings
+
+
+@pytest.mark.parametrize(
+    "delivered",
+    [
+        1607502048309,
+        1607502048309.0,
+        1607502048309.9,
+        "1607502048309",
+        "2020-12-09T08:20:48.309Z",
+        "2020-12-09T08:20:48.309999+00:00",
+        "2020-12-09T13:50:48.309+05:30",
+    ],
+)
+def test_a_time_is_rfc_3339_in_utc_with_milliseconds(delivered: Any) -> None:
+    """Milliseconds in any form and ISO text with any offset end in the same string."""
+    assert record(created_at=delivered)["created_at"] == "2020-12-09T08:20:48.309Z"
+
+
+@pytest.mark.parametrize(
+    ("delivered", "expected"),
+    [
+        (0, "1970-01-01T00:00:00.000Z"),
+        (-1, "1969-12-31T23:59:59.999Z"),
+        (-62135596800000, "0001-01-01T00:00:00.000Z"),
+    ],
+)
+def test_a_time_before_1970_is_exact(delivered: int, expected: str) -> None:
+    """Negative milliseconds count back from 1970, down to year 1."""
+    assert record(created_at=delivered)["created_at"] == expected
+
+
+@pytest.mark.parametrize(
+    "delivered",
+    [
+        "2020-12-09T08:20:48.309",
+        "2020-13-45T99:99:99.000Z",
+        "2021-02-30T00:00:00.000Z",
+        "yesterday",
+        "",
+        True,
+        [1607502048309],
+        10**17,
+        1e300,
+        "9" * 5000,
+    ],
+)
+def test_what_is_no_moment_is_refused(delivered: Any) -> None:
+    """What does not exist, has no offset or is out of range is a dead letter that tells its place."""
+    assert refusal(created_at=delivered)["pointer"] == "/created_at"
+
+
+@pytest.mark.parametrize(
+    ("delivered", "frame_rate", "fps"),
+    [
+        ("30000/1001", (30000, 1001), 30000 / 1001),
+        ("50/2", (25, 1), 25),
+        (25, (25, 1), 25),
+        ("25", (25, 1), 25),
+        (25.0, (25, 1), 25),
+        (29.97, (2997, 100), 29.97),
+        ("29.97", (2997, 100), 29.97),
+        (23.976023976023978, (24000, 1001), 23.976023976023978),
+        ("0/1", (0, 1), 0),
+        (0, (0, 1), 0),
+    ],
+)
+def test_a_frame_rate_is_a_ratio_and_a_number(delivered: Any, frame_rate: tuple[int, int], fps: float) -> None:
+    """A ratio in text and a number both give the exact ratio in lowest terms and the number."""
+    found = record(input={"fps": delivered})["input"]
+    assert found == {
+        "frame_rate": {"numerator": frame_rate[0], "denominator": frame_rate[1]},
+        "fps": fps,
+    }
+    assert type(found["fps"]) is type(fps)
+
+
+@pytest.mark.parametrize("delivered", ["0/0", "30/0"])
+def test_a_ratio_without_meaning_is_kept_and_not_published_as_a_rate(delivered: str) -> None:
+    """A ratio over zero stands in `additional`, and the event is published."""
+    assert record(input={"fps": delivered}) | {"input": {}} == {
+        "type": "video.status.ready",
+        "asset_id": "a1",
+        "tags": [],
+        "warnings": [],
+        "input": {},
+        "additional": {"input": {"fps": delivered}},
+    }
+
+
+def test_a_number_that_is_no_simple_ratio_has_no_frame_rate() -> None:
+    """A ratio is not made up: the number is published alone."""
+    assert record(input={"fps": 29.123456789012345})["input"] == {"fps": 29.123456789012345}
+
+
+@pytest.mark.parametrize("delivered", ["fast", "-1/2", -25, "1" * 50, True, [25], {"a": 1}])
+def test_what_is_no_frame_rate_is_refused(delivered: Any) -> None:
+    """Words, negative rates and other kinds of value go to the dead letters, with their place."""
+    assert refusal(input={"fps": delivered})["pointer"] == "/input/fps"
+
+
+@pytest.mark.parametrize(("delivered", "expected"), [(1920, 1920), (1920.0, 1920), ("1920", 1920), ("1920.0", 1920)])
+def test_an_integer_may_come_as_a_float_or_in_text(delivered: Any, expected: int) -> None:
+    """Each form of an integer ends in an integer."""
+    found = record(input={"width": delivered})["input"]["width_pixels"]
+    assert (found, type(found)) == (expected, int)
+
+
+@pytest.mark.parametrize(
+    "delivered", [1.5, "1.5", "", "1 000", "0x10", "٣", "NaN", -1, True, 2**53, 2**70, 1e300, "9" * 30, [1]]
+)
+def test_what_is_no_integer_is_refused(delivered: Any) -> None:
+    """Fractions, other notations, bools and what a float cannot hold exactly go to the dead letters."""
+    body = {"type": "video.status.ready", "asset_id": "a1", "input": {"size": 0}}
+    text = orjson.dumps(body).decode()
+    size = str(delivered) if isinstance(delivered, int) and delivered > 2**64 else orjson.dumps(delivered).decode()
+    made = NORMALIZER.event(delivery(text.replace('"size":0', f'"size":{size}').encode()))
+    assert value(made)["pointer"] == "/input/size"
+
+
+@pytest.mark.parametrize(("delivered", "expected"), [(37, 37), (37.5, 37.5), ("37", 37), ("3.75e1", 37.5)])
+def test_a_number_may_come_in_text(delivered: Any, expected: float) -> None:
+    """Progress is a number in percent, however it was written."""
+    assert record(progress=delivered)["progress_percent"] == expected
+
+
+@pytest.mark.parametrize("delivered", [True, "37%", "", "inf", 101, -1, [37], {}])
+def test_what_is_no_number_is_refused(delivered: Any) -> None:
+    """A bool is no number, and a percentage outside 0 to 100 is none either."""
+    assert refusal(progress=delivered)["pointer"] == "/progress"
+
+
+def test_ids_may_come_as_numbers() -> None:
+    """A number where the contract has a string becomes its string, in the key too."""
+    made = event(asset_id=42, input={"profile_id": 7, "vimeo_id": 76979871})
+    assert made.key == b"42"
+    assert value(made)["asset_id"] == "42"
+    assert value(made)["input"] == {"profile_id": "7", "vimeo_id": "76979871"}
+
+
+def test_an_id_beyond_64_bits_is_refused() -> None:
+    """The parser has rounded it: publishing it would name another asset."""
+    made = NORMALIZER.event(delivery(b'{"type":"video.status.ready","asset_id":123456789012345678901234567890}'))
+    assert (value(made)["reason"], value(made)["pointer"], made.key) == (
+        "schema_violation",
+        "/asset_id",
+        None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("delivered", "expected"),
+    [("aac", ["aac"]), (["aac", "opus"], ["aac", "opus"]), ("", []), (240, ["240"]), ([240], ["240"])],
+)
+def test_one_codec_or_a_list_ends_in_a_list(delivered: Any, expected: list[str]) -> None:
+    """Codecs and resolutions are lists of strings."""
+    found = record(input={"transformations": dict.fromkeys(("audio_codec", "video_codec", "resolution"), delivered)})
+    assert found["input"]["transformations"] == dict.fromkeys(("audio_codecs", "video_codecs", "resolutions"), expected)
+
+
+@pytest.mark.parametrize(
+    ("delivered", "expected"),
+    [
+        ("auto", ["auto"]),
+        (["auto", 1.5, {"t": 1}], ["auto", 1.5, {"t": 1}]),
+        ({"t": 1}, [{"t": 1}]),
+        ("", []),
+    ],
+)
+def test_thumbnails_are_a_list_of_anything(delivered: Any, expected: list[Any]) -> None:
+    """One thumbnail becomes a list; what an item is, is left as delivered."""
+    found = record(input={"transformations": {"thumbnail": delivered}})
+    assert found["input"]["transformations"] == {"thumbnails": expected}
+
+
+@pytest.mark.parametrize(("delivered", "expected"), [(True, True), (False, False), ("true", True), ("false", False)])
+def test_a_flag_may_come_in_text(delivered: Any, expected: bool) -> None:  # noqa: FBT001 - a value under test
+    """A flag is a bool."""
+    found = record(input={"transformations": {"mp4_access": delivered}})
+    assert found["input"]["transformations"]["mp4_access"] is expected
+
+
+@pytest.mark.parametrize(
+    ("delivered", "expected"), [([], {}), ({}, {}), ({"a": [None, {"b": ""}]}, {"a": [None, {"b": ""}]})]
+)
+def test_metadata_is_the_users_own(delivered: Any, expected: Any) -> None:
+    """Metadata is as delivered, its nulls too; an empty list stands for an empty object."""
+    assert record(input={"metadata": delivered})["input"]["metadata"] == expected
+
+
+@pytest.mark.parametrize("field", ["input", "output", "error"])
+def test_an_empty_list_stands_for_an_empty_object(field: str) -> None:
+    """Some languages encode an empty map as a list."""
+    assert record(**{field: []})[field] == {}
+
+
+@pytest.mark.parametrize(
+    ("fields", "pointer"),
+    [
+        ({"input": 5}, "/input"),
+        ({"input": [1]}, "/input"),
+        ({"output": "x"}, "/output"),
+        ({"error": 5}, "/error"),
+        ({"error": {"code": {}}}, "/error/code"),
+        ({"title": True}, "/title"),
+        ({"tag": {"a": 1}}, "/tag"),
+        ({"tag": ["a", None]}, "/tag/1"),
+        ({"warning": False}, "/warning"),
+        ({"warning": [{"code": "a"}, 5]}, "/warning/1"),
+        ({"warning": [{"code": "a"}, {"message": []}]}, "/warning/1/message"),
+        ({"warning": {"code": []}}, "/warning/code"),
+        ({"input": {"metadata": "x"}}, "/input/metadata"),
+        ({"input": {"size": "big"}}, "/input/size"),
+        (
+            {"input": {"transformations": {"audio_codec": ["aac", {}]}}},
+            "/input/transformations/audio_codec/1",
+        ),
+        ({"input": {"transformations": {"mp4_access": 1}}}, "/input/transformations/mp4_access"),
+        ({"output": {"thumbnail_url": ["x", 1.5]}}, "/output/thumbnail_url/1"),
+        ({"asset_id": ""}, "/asset_id"),
+        ({"asset_id": None}, "/asset_id"),
+    ],
+)
+def test_a_refusal_points_into_the_delivered_body(fields: dict[str, Any], pointer: str) -> None:
+    """The pointer has Gumlet's names and nesting, and the detail says what was expected."""
+    found = refusal(**fields)
+    assert found["pointer"] == pointer
+    assert found["detail"]
+
+
+def test_a_refusal_repeats_nothing_of_the_body_in_its_detail() -> None:
+    """Details are logged: what the user wrote is not."""
+    assert "s3cret" not in refusal(input={"size": "s3cret"})["detail"]
+
+
+def test_null_is_the_same_as_absent() -> None:
+    """Every known field may be null, and is then not in the record."""
+    names = (
+        "status",
+        "progress",
+        "created_at",
+        "tag",
+        "title",
+        "description",
+        "input",
+        "output",
+        "error",
+        "warning",
+    )
+    assert record(**dict.fromkeys(names)) == record()
+
+
+def test_what_the_contract_does_not_know_is_kept_where_it_stood() -> None:
+    """Each unknown field, null too, is in `additional` under the names that lead to it in the body."""
+    found = record(
+        foo=None,
+        additional={"x": 1},
+        input={"bar": [1], "transformations": {"drm": {}}},
+        output={"subtitles": []},
+        error={"param": "p"},
+        warning=[{"code": "a"}, {"x": 1}],
+    )
+    assert found["additional"] == {
+        "foo": None,
+        "additional": {"x": 1},
+        "input": {"bar": [1], "transformations": {"drm": {}}},
+        "output": {"subtitles": []},
+        "error": {"param": "p"},
+        "warning": {"1": {"x": 1}},
+    }
+
+
+def test_the_rest_of_a_lone_warning_has_no_index() -> None:
+    """A warning that came as one object keeps that nesting."""
+    assert record(warning={"code": "a", "x": 1})["additional"] == {"warning": {"x": 1}}
+
+
+@pytest.mark.parametrize("field", ["event", "event_type"])
+def test_the_type_may_have_another_name(field: str) -> None:
+    """`event` and `event_type` say the type where `type` is absent or null, and are then no rest."""
+    for body in ({field: "video.status.ready"}, {"type": None, field: "video.status.ready"}):
+        found = value(NORMALIZER.event(delivery({"asset_id": "a1"} | body)))
+        assert found == {"type": "video.status.ready", "asset_id": "a1", "tags": [], "warnings": []}
+
+
+def test_another_name_beside_the_type_is_only_a_field() -> None:
+    """`type` counts before the others, which are kept."""
+    found = record(event="video.status.deleted")
+    assert (found["type"], found["additional"]) == ("video.status.ready", {"event": "video.status.deleted"})
+
+
+@pytest.mark.parametrize(
+    ("body", "key"),
+    [
+        ({"type": "new", "asset_id": "a1"}, b"a1"),
+        ({"type": "new", "live_asset_id": "l1"}, b"l1"),
+        ({"type": "new", "asset_id": "", "live_asset_id": 12}, b"12"),
+        ({"type": "new", "asset_id": ["a1"]}, None),
+        ({"type": "new", "asset_id": True}, None),
+        ({"asset_id": "a1"}, b"a1"),
+        ({"type": 7}, None),
+        ({"type": ""}, None),
+        ({"type": "dead-letter"}, None),
+        ({"type": "unrecognized"}, None),
+        ({}, None),
+    ],
+)
+def test_an_object_of_no_known_type_is_published_whole(body: dict[str, Any], key: bytes | None) -> None:
+    """An unknown or missing type, the names of the bridge's own topics too, goes to `unrecognized`."""
+    made = NORMALIZER.event(delivery(body))
+    assert (made.event_type, made.topic, made.key) == ("unrecognized", "gumlet.unrecognized", key)
+    expected = {"event": body} | ({"type": body["type"]} if isinstance(body.get("type"), str) else {})
+    assert value(made) == expected
+    assert CONTRACT.unrecognized.violation(value(made)) is None
+
+
+def nesting(levels: int) -> str:
+    """Return a list in a list, and so on."""
+    return "[" * levels + "]" * levels
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"", "invalid_json"),
+        (b"{", "invalid_json"),
+        (b"\xff\xfe", "invalid_json"),
+        (b'\xef\xbb\xbf{"type":"new"}', "invalid_json"),
+        (b'{"a":NaN}', "invalid_json"),
+        (b'{"a":"\\ud800"}', "invalid_json"),
+        (b"null", "not_an_object"),
+        (b"[]", "not_an_object"),
+        (b'"video.status.ready"', "not_an_object"),
+        (f'{{"a":{nesting(300)}}}'.encode(), "nesting_too_deep"),
+        (f'{{"a":{nesting(2000)}}}'.encode(), "nesting_too_deep"),
+        (f'{{"type":"video.status.ready","asset_id":"a","x":{nesting(253)}}}'.encode(), "nesting_too_deep"),
+    ],
+)
+def test_what_is_no_event_is_a_dead_letter_with_its_bytes(body: bytes, reason: str) -> None:
+    """The raw body and the reason are published, in a record of the contract."""
+    made = NORMALIZER.event(delivery(body, "main"))
+    found = value(made)
+    assert CONTRACT.dead_letter.violation(found) is None
+    assert base64.b64decode(found["body_base64"]) == body
+    assert (made.topic, found["reason"], found["source"]) == ("gumlet.dead-letter", reason, "main")
+    assert found["received_at"] == "2023-11-14T22:13:20.000Z"
+
+
+def test_the_last_depth_that_fits_is_published() -> None:
+    """Below the encoder's limit a deep body is a record as any other."""
+    body = f'{{"type":"video.status.ready","asset_id":"a","x":{nesting(250)}}}'.encode()
+    assert NORMALIZER.event(delivery(body)).event_type == "video.status.ready"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"type":"video.status.ready","asset_id":"a1"}',
+        b'{"type":"new", "live_asset_id":"l1"}',
+        b'{"type":"video.status.ready","asset_id":"a1","progress":true}',
+        b" [1]",
+        b" null",
+        b"no JSON",
+        f'{{"a":{nesting(300)}}}'.encode(),
+    ],
+)
+def test_a_dead_letter_has_the_id_and_the_key_of_its_record(body: bytes) -> None:
+    """What the publisher could not send has the same id as a dead letter: it is the same event."""
+    made = NORMALIZER.event(delivery(body, "main"))
+    dead = NORMALIZER.dead_letter(delivery(body, "main"), "too_large", "Kafka takes 1 MiB", None)
+    assert (dead.id, dead.key) == (made.id, made.key)
+    assert (value(dead)["reason"], value(dead)["detail"]) == ("too_large", "Kafka takes 1 MiB")
+    assert "pointer" not in value(dead)
+
+
+def test_the_id_comes_from_the_content_and_the_source() -> None:
+    """Spaces and the order of keys are no content; another source is another event."""
+    made = NORMALIZER.event(delivery(b'{"type":"video.status.ready","asset_id":"a1"}'))
+    spaced = NORMALIZER.event(delivery(b' { "asset_id" : "a1", "type":"video.status.ready" }'))
+    elsewhere = NORMALIZER.event(delivery(b'{"type":"video.status.ready","asset_id":"a1"}', "other"))
+    assert (spaced.id, spaced.value) == (made.id, made.value)
+    assert elsewhere.id != made.id
+    assert NORMALIZER.event(delivery(b"no JSON")).id == content_id("default", b"no JSON")
+
+
+def test_a_dead_letter_repeats_no_more_than_it_must() -> None:
+    """Long names are cut and long ids left out, so that a dead letter is not too large itself."""
+    body = orjson.dumps({"type": "t" * 100_000, "asset_id": "a" * 100_000})
+    dead = NORMALIZER.dead_letter(delivery(body), "too_large", "d" * 100_000, "/" + "p" * 100_000)
+    assert len(dead.value) < len(base64.b64encode(body)) + 3000
+    assert value(dead)["event_type"] == "t" * 256
+    assert "asset_id" not in value(dead)
+    assert dead.key is None
+
+
+def test_a_mistake_of_the_bridge_is_a_dead_letter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exception in the normalizer is told as what it is, and holds up no other event."""
+
+    def broken(_: Any) -> None:
+        raise TypeError("s3cret")
+
+    monkeypatch.setattr(NORMALIZER, "_event", broken)
+    made = NORMALIZER.event(delivery({"type": "video.status.ready"}))
+    assert (value(made)["reason"], value(made)["detail"]) == ("internal_error", "TypeError in the normalizer")
+
+
+def test_a_type_without_a_file_fails_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A type cannot be normalized to a topic that the contract does not have."""
+    monkeypatch.setitem(MAPPINGS, "video.status.new", mappings.VIDEO)
+    with pytest.raises(ContractError, match=r"video\.status\.new\.json is missing"):
+        Normalizer(CONTRACT)
+
+
+def test_a_file_without_a_mapping_fails_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A topic that nothing could ever be published to is a mistake, found at start."""
+    monkeypatch.delitem(MAPPINGS, "video.status.optimized")
+    with pytest.raises(ContractError, match=r"no mapping of video\.status\.optimized"):
+        Normalizer(CONTRACT)
+
+
+@pytest.mark.parametrize("event_type", sorted(name for name in MAPPINGS if name.startswith("live.")))
+def test_a_live_event_has_the_live_assets_key(event_type: str) -> None:
+    """The key is `live_asset_id`, also where the body names another asset, and in a dead letter too."""
+    body = {"type": event_type, "live_asset_id": "l1", "asset_id": "a1"}
+    made = NORMALIZER.event(delivery(body))
+    assert (made.event_type, made.key) == (event_type, b"l1")
+    assert value(made)["additional"] == {"asset_id": "a1"}
+    refused = NORMALIZER.event(delivery(body | {"created_at": "once"}))
+    assert (refused.event_type, refused.key, value(refused)["pointer"]) == ("dead-letter", b"l1", "/created_at")
+
+
+@pytest.mark.parametrize(("about", "key"), [({}, None), ({"asset_id": None}, None), ({"asset_id": 7}, b"7")])
+def test_a_product_event_may_be_about_no_asset(about: dict[str, Any], key: bytes | None) -> None:
+    """Without an asset there is no key and no subject; what Gumlet does not specify is as delivered."""
+    made = NORMALIZER.event(delivery({"type": "event.playlist.created", "playlist_id": ["p"]} | about))
+    assert (made.event_type, made.key) == ("event.playlist.created", key)
+    assert value(made)["additional"] == {"playlist_id": ["p"]}
+    assert ("ce_subject" in dict(made.headers)) == (key is not None)

@@ -1,0 +1,176 @@
+"""The simulated Gumlet: its assets live as real ones do, and the same seed tells the same lives."""
+
+from __future__ import annotations
+
+import re
+from itertools import islice, pairwise
+from typing import Any
+
+import orjson
+import pytest
+
+from bridge.devtools import simulated_assets as simulation
+from bridge.devtools.simulated_assets import READY_BYTES, TYPES, Asset, lives
+from bridge.event import canonical
+
+ASSETS = 400
+
+
+@pytest.fixture(scope="module")
+def assets() -> list[Asset]:
+    """Return as many assets as show everything that a simulated one can be."""
+    return list(islice(lives(20), ASSETS))
+
+
+@pytest.fixture(scope="module")
+def bodies(assets: list[Asset]) -> list[dict[str, Any]]:
+    """Return every body that these assets send."""
+    return [body for asset in assets for _, body in asset.events()]
+
+
+def _sent(seed: int) -> list[bytes]:
+    return [orjson.dumps(body) for asset in islice(lives(seed), 20) for _, body in asset.events()]
+
+
+def _shapes(bodies: list[dict[str, Any]], *path: str) -> set[type]:
+    found = set()
+    for body in bodies:
+        value: Any = body
+        for name in path:
+            value = value.get(name) if isinstance(value, dict) else None
+        if value is not None:
+            found.add(type(value))
+    return found
+
+
+def test_same_seed_same_bytes() -> None:
+    """A seed tells the same bytes every time, another seed tells others."""
+    assert _sent(7) == _sent(7)
+    assert not set(_sent(7)) & set(_sent(8))
+
+
+def test_an_asset_needs_no_other() -> None:
+    """Asset number n of a seed is the same whether or not those before it were made, however often asked."""
+    fifth = next(islice(lives(3), 5, None))
+    assert list(fifth.events()) == list(Asset(3, 5).events())
+    assert list(fifth.events()) == list(fifth.events())
+
+
+def test_every_type_occurs(assets: list[Asset], bodies: list[dict[str, Any]]) -> None:
+    """All the types of a video's life are sent, each body carrying its own."""
+    assert {body["type"] for body in bodies} == TYPES
+    assert all(tuple(t for t, _ in asset.events()) == asset.types for asset in assets)
+    assert all(body["type"] == event_type for asset in assets for event_type, body in asset.events())
+
+
+def test_asset_ids_are_gumlets(assets: list[Asset]) -> None:
+    """Every asset has an id of its own, 24 hexadecimal digits."""
+    assert all(re.fullmatch("[0-9a-f]{24}", asset.asset_id) for asset in assets)
+    assert len({asset.asset_id for asset in assets}) == ASSETS
+
+
+def test_a_life_has_its_order(assets: list[Asset]) -> None:
+    """Created comes first, playable before ready, repackaged after it, nothing after errored or deleted."""
+    before = {
+        simulation.DOWNLOADED: {simulation.CREATED},
+        simulation.STREAM_READY: {simulation.DOWNLOADED},
+        simulation.OPTIMIZED: {simulation.STREAM_READY},
+        simulation.READY: {simulation.STREAM_READY, simulation.OPTIMIZED},
+        simulation.REPACKAGED: {simulation.READY, simulation.REPACKAGED},
+        simulation.DELETED: {simulation.READY, simulation.REPACKAGED},
+        simulation.ERRORED: {simulation.CREATED, simulation.DOWNLOADED},
+    }
+    for asset in assets:
+        assert asset.types[0] == simulation.CREATED
+        assert all(former in before[latter] for former, latter in pairwise(asset.types))
+
+
+def test_progress_never_falls(assets: list[Asset]) -> None:
+    """An asset's progress goes up to 100 at ready; some assets never tell it, as the SDK has none."""
+    silent = 0
+    for asset in assets:
+        told = [body["progress"] for _, body in asset.events() if "progress" in body]
+        assert told == sorted(told)
+        assert not told or (told[-1] == 100) == (simulation.READY in asset.types)
+        silent += not told
+    assert 0 < silent < ASSETS
+
+
+@pytest.mark.parametrize(
+    ("path", "shapes"),
+    [
+        (("tag",), {str, list}),
+        (("input", "fps"), {str, int, float}),
+        (("input", "duration"), {int, float}),
+        (("input", "transformations", "audio_codec"), {str, list}),
+        (("input", "transformations", "video_codec"), {str, list}),
+        (("warning",), {dict, list}),
+    ],
+)
+def test_document_and_sdk_disagree(bodies: list[dict[str, Any]], path: tuple[str, ...], shapes: set[type]) -> None:
+    """Where Gumlet's document and its SDK differ, both forms are sent."""
+    assert _shapes(bodies, *path) == shapes
+
+
+def test_bodies_are_json(bodies: list[dict[str, Any]]) -> None:
+    """What a receiver parses has the same canonical form, hence the same id, as what was meant."""
+    assert all(canonical(orjson.loads(orjson.dumps(body))) == canonical(body) for body in bodies)
+
+
+def test_ready_has_a_real_size(bodies: list[dict[str, Any]]) -> None:
+    """A ready body is as large as real ones; a warning comes on top."""
+    ready = [body for body in bodies if body["type"] == simulation.READY]
+    sizes = [len(orjson.dumps({k: v for k, v in body.items() if k != "warning"})) for body in ready]
+    assert READY_BYTES[0] <= min(sizes)
+    assert max(sizes) <= READY_BYTES[1]
+    assert max(sizes) - min(sizes) > 200
+
+
+def test_low_resolution_warns(bodies: list[dict[str, Any]]) -> None:
+    """A warning comes exactly with a finished asset whose frame is smaller than Gumlet's minimum."""
+    for body in bodies:
+        if body["type"] in (simulation.READY, simulation.REPACKAGED):
+            least = 145 if body["output"]["format"] == "mp4" else 240
+            assert ("warning" in body) == (body["input"]["height"] < least)
+        else:
+            assert "warning" not in body
+
+
+def test_output_and_error(bodies: list[dict[str, Any]]) -> None:
+    """An errored asset has an error, an errored or deleted one no output."""
+    for body in bodies:
+        assert ("error" in body) == (body["type"] == simulation.ERRORED)
+        assert ("output" in body) == (body["type"] not in (simulation.ERRORED, simulation.DELETED))
+
+
+def test_measured_once_downloaded(bodies: list[dict[str, Any]]) -> None:
+    """What is known of a file only after its download is told only then."""
+    assert all("duration" not in body["input"] for body in bodies if body["type"] == simulation.CREATED)
+    assert all("duration" in body["input"] for body in bodies if body["type"] == simulation.DOWNLOADED)
+    assert {"duration" in body["input"] for body in bodies if body["type"] == simulation.ERRORED} == {
+        True,
+        False,
+    }
+
+
+def test_repackaged_repeats_itself(assets: list[Asset]) -> None:
+    """An asset is repackaged several times: some bodies nearly the same, some the same to the byte."""
+    same, nearly = 0, 0
+    for asset in assets:
+        sent = [body for event_type, body in asset.events() if event_type == simulation.REPACKAGED]
+        for former, latter in pairwise(sent):
+            same += orjson.dumps(former) == orjson.dumps(latter)
+            former_storage, latter_storage = (each["output"]["storage_bytes"] for each in (former, latter))
+            nearly += former_storage < latter_storage
+            assert former | {"output": latter["output"]} == latter
+    assert same
+    assert nearly
+
+
+def test_metadata_is_the_users(bodies: list[dict[str, Any]]) -> None:
+    """The user's own keys are any JSON: nothing at all, nested, not ASCII, null."""
+    metadata = [body["input"]["metadata"] for body in bodies]
+    assert {} in metadata
+    assert any(None in each.values() for each in metadata)
+    assert any(isinstance(value, dict) for each in metadata for value in each.values())
+    assert any(not key.isascii() for each in metadata for key in each)

@@ -1,0 +1,139 @@
+"""Who may deliver."""
+
+from __future__ import annotations
+
+import hmac
+import time
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from bridge.errors import ConfigError
+from bridge.ingress import tokens as auth
+from bridge.ingress.tokens import MAX_TOKEN_LENGTH, Tokens
+from bridge.telemetry.metrics import Metrics
+
+
+def tokens(*fixed: str, file: Path | None = None, allow: bool = False) -> Tokens:
+    """Return tokens that look at their file each time."""
+    return Tokens(tuple(SecretStr(each) for each in fixed), file, allow_unauthenticated=allow)
+
+
+@pytest.fixture(autouse=True)
+def _look_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auth, "RELOAD_SECONDS", 0.0)
+
+
+def test_each_of_several_tokens_is_valid_and_nothing_else() -> None:
+    """During a rotation both tokens work; a part, an extension or another case of one does not."""
+    valid = tokens("old", "new")
+    assert valid.accepts("old")
+    assert valid.accepts("new")
+    for wrong in ("", "ol", "old ", "oldnew", "OLD", "old,new", "\udcff"):
+        assert not valid.accepts(wrong)
+
+
+def test_every_token_is_compared_whichever_matches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time does not tell which token, or how much of it, was right: all are compared, by digests of one length."""
+    compared: list[tuple[int, int]] = []
+    real = hmac.compare_digest
+
+    def compare(left: bytes, right: bytes) -> bool:
+        compared.append((len(left), len(right)))
+        return real(left, right)
+
+    monkeypatch.setattr(hmac, "compare_digest", compare)
+    valid = tokens("a", "b" * 500, "c")
+    for presented in ("a", "c", "nothing"):
+        compared.clear()
+        valid.accepts(presented)
+        assert compared == [(32, 32)] * 3
+
+
+def test_a_very_long_token_is_refused_unread() -> None:
+    """A stranger cannot have megabytes hashed."""
+    assert not tokens("x" * (MAX_TOKEN_LENGTH + 1)).accepts("x" * (MAX_TOKEN_LENGTH + 1))
+
+
+def test_the_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
+    """A new token in the file is valid at once, one that is gone is not; comments and blank lines are none."""
+    file = tmp_path / "tokens"
+    file.write_text("# current\none\n\n")
+    valid = tokens("fixed", file=file)
+    assert valid.accepts("one")
+    assert not valid.accepts("# current")
+    file.write_text("two\nthree\n")
+    assert [valid.accepts(each) for each in ("one", "two", "three", "fixed")] == [False, True, True, True]
+
+
+def test_a_file_that_vanishes_or_empties_keeps_what_was_known(tmp_path: Path) -> None:
+    """A rotation that replaces the file in two steps locks nobody out in between."""
+    file = tmp_path / "tokens"
+    file.write_text("one\n")
+    valid = tokens(file=file)
+    file.unlink()
+    assert valid.accepts("one")
+    file.write_text("\n")
+    assert valid.accepts("one")
+    time.sleep(0.01)
+    file.write_text("two\n")
+    assert valid.accepts("two")
+    assert not valid.accepts("one")
+
+
+def test_no_token_at_all_is_a_mistake_unless_asked_for(tmp_path: Path) -> None:
+    """An empty file opens no door by itself; `allow_unauthenticated` does, and only where there is no token."""
+    file = tmp_path / "tokens"
+    file.write_text("# none yet\n")
+    with pytest.raises(ConfigError, match="holds no token"):
+        tokens(file=file)
+    assert tokens(file=file, allow=True).authentication_disabled
+    assert not tokens("one", allow=True).authentication_disabled
+    with pytest.raises(ConfigError, match="make it readable"):
+        tokens(file=tmp_path / "absent")
+
+
+def test_a_line_may_name_its_token_and_end_its_life(tmp_path: Path) -> None:
+    """A named token is valid until its end and not from then on; plain lines beside it are what they were."""
+    file = tmp_path / "tokens"
+    past, future = "2001-01-01T00:00:00Z", "2999-01-01"
+    file.write_text(f"plain\nwith some spaces\nold name=before expires={past}\nnew name=now expires={future}\n")
+    valid = tokens(file=file)
+    assert [valid.accepts(each) for each in ("plain", "with some spaces", "new")] == [True] * 3
+    for wrong in ("old", f"old name=before expires={past}", f"new name=now expires={future}", "now", "with"):
+        assert not valid.accepts(wrong)
+
+
+@pytest.mark.parametrize("line", ["secret expires=soon", "secret name=", "secret name=a/b", "secret expires="])
+def test_a_line_that_cannot_be_meant_ends_the_start_and_shows_no_token(tmp_path: Path, line: str) -> None:
+    """A mistyped end must not become a token without one: the line is named, what stands in it is not."""
+    file = tmp_path / "tokens"
+    file.write_text(f"# comment\n{line}\n")
+    with pytest.raises(ConfigError, match="line 2") as told:
+        tokens(file=file)
+    assert "secret" not in str(told.value)
+
+
+def test_a_mistyped_change_leaves_the_tokens_as_they_were(tmp_path: Path) -> None:
+    """While the daemon runs a mistake in the file is told and changes nothing."""
+    file = tmp_path / "tokens"
+    file.write_text("old\n")
+    valid = tokens(file=file)
+    file.write_text("new expires=never\n")
+    assert valid.accepts("old")
+    assert not valid.accepts("new")
+
+
+def test_metrics_tell_when_each_token_was_used_last_by_its_name(tmp_path: Path) -> None:
+    """By name, never by value, and only for deliveries that were let in."""
+    file = tmp_path / "tokens"
+    file.write_text("s3cret name=gumlet\nold name=gone expires=2001-01-01\n")
+    metrics = Metrics()
+    valid = Tokens((SecretStr("fixed"),), file, allow_unauthenticated=False, metrics=metrics)
+    for presented in ("s3cret", "old", "wrong"):
+        valid.accepts(presented)
+    told = metrics.render().decode()
+    assert 'bridge_token_last_used_timestamp_seconds{name="gumlet"}' in told
+    for absent in ("s3cret", "gone", "configured"):
+        assert absent not in told
