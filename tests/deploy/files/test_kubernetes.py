@@ -202,7 +202,7 @@ def test_admin_port_is_reached_from_monitoring_only(objects: dict[str, dict[str,
     (admin,) = [rule for rule in rules if rule["ports"] == [{"protocol": "TCP", "port": "admin"}]]
     assert admin["from"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
     assert [port["targetPort"] for port in objects["Service/bridge"]["spec"]["ports"]] == ["http"]
-    (path,) = objects["WebhookServer/bridge"]["spec"]["rules"][0]["http"]["paths"]
+    (path,) = objects["Ingress/bridge"]["spec"]["rules"][0]["http"]["paths"]
     assert path["backend"]["service"]["name"] == "bridge"
 
 
