@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError
-from confluent_kafka.admin import AclOperation
+from confluent_kafka.admin import AclOperation  # type: ignore[attr-defined]  # re-exported without declaring it
 
 from bridge.config.sections import KafkaSettings
 from bridge.kafka.metadata import STATE_SECONDS, TopicState, metadata_client, request_creation, topic_state
