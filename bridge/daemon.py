@@ -75,7 +75,7 @@ async def run(
             make_sender=make_sender,
         )
         admin = Admin(settings, backlog, metrics, connected=lambda: publisher.connected, drift=drift)
-        ingress = WebhookServer(settings, tokens, backlog, metrics)
+        ingress = WebhookServer(settings, tokens, backlog, metrics, metrics.tracing)
         metrics.watch("bridge_requests_in_flight", "Requests read or waiting for an answer.", lambda: ingress.in_flight)
         async with (
             admin.listening() as admin_url,
