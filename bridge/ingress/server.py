@@ -58,7 +58,12 @@ class WebhookServer:
     """Accepts deliveries into a backlog."""
 
     def __init__(
-        self, settings: Settings, tokens: Tokens, backlog: DeliveryQueue, metrics: Metrics, tracing: Tracing | None
+        self,
+        settings: Settings,
+        tokens: Tokens,
+        backlog: DeliveryQueue,
+        metrics: Metrics,
+        tracing: Tracing | None = None,
     ) -> None:
         self._settings = settings
         self._tokens = tokens
@@ -70,11 +75,11 @@ class WebhookServer:
         }
         self._certificate = Certificate.from_settings(settings)
         self._stopping = False
-        self._tracing = tracing
+        self._traced = tracing is not None
         self._traceparent = str if tracing is None else tracing.traceparent
-        self._handler = self.handle if tracing is None else tracing.around(self.handle)
+        self._handler = self.handle if tracing is None else tracing.wrap_handler(self.handle)
         self._crowd = ConnectionLimiter(settings, metrics)
-        metrics.watch("bridge_connections", "Open connections of the public port.", lambda: self._crowd.size)
+        metrics.register_gauge("bridge_connections", "Open connections of the public port.", lambda: self._crowd.size)
         self._server = Server(
             self._handler,
             self.refuse,
@@ -152,7 +157,7 @@ class WebhookServer:
             return self.refuse(
                 request, Answer(HTTPStatus.SERVICE_UNAVAILABLE, refusal.reason, detail=str(refusal)), source
             )
-        self._metrics.acknowledged(source, len(body), time.perf_counter() - began)
+        self._metrics.record_acknowledgement(source, len(body), time.perf_counter() - began)
         if request.keep_alive and not self._stopping:
             return ACCEPTED
         return self._response(HTTPStatus.OK, close=True)
@@ -165,7 +170,7 @@ class WebhookServer:
             or message.method != hdrs.METH_POST
             or payload.total_bytes > self._settings.max_body_bytes
             or self._stopping
-            or self._tracing is not None  # a span needs the request
+            or self._traced  # a span needs the request
             or self._token_error(message.headers)
         ):
             return None
@@ -185,7 +190,7 @@ class WebhookServer:
         """Answer what `deliver` took."""
         headers = {"Connection": "close"} if self._stopping else {}
         if (refusal := future.exception()) is None:
-            self._metrics.acknowledged(source, size, time.perf_counter() - began)
+            self._metrics.record_acknowledgement(source, size, time.perf_counter() - began)
             answer = encoded(HTTPStatus.OK, headers) if headers else ACCEPTED.now()
         else:
             if isinstance(refusal, DeliveryRejected):
@@ -296,5 +301,5 @@ class WebhookServer:
     def _record_rejection(
         self, status: HTTPStatus, reason: str, source: str, detail: str, remote: str | None = None
     ) -> None:
-        self._metrics.refused(source, int(status), reason)
+        self._metrics.record_rejection(source, int(status), reason)
         _log.warning("request_rejected", status=int(status), reason=reason, source=source, detail=detail, remote=remote)
