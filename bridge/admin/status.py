@@ -152,9 +152,7 @@ class Status:
         number, fault = 0, ""
         while True:
             try:
-                self._sample()
-                if number % PARKED_SAMPLES == 0:
-                    await self._look_up_oldest_parked()
+                await self.sample(with_parked=number % PARKED_SAMPLES == 0)
                 fault = ""
             except Exception as error:  # noqa: BLE001 - figures are not worth a delivery
                 if fault != (fault := repr(error)):
@@ -162,11 +160,18 @@ class Status:
             number += 1
             await asyncio.sleep(SAMPLE_SECONDS)
 
-    def _sample(self) -> None:
+    async def sample(self, *, with_parked: bool = True) -> None:
+        """Add one sample of everything that changes over time, and evaluate the health checks."""
         now = time.monotonic()
         self._forecast.sample(now, self._queue.size_bytes)
         self.history.sample(now, int(time.time() * 1000), self._metrics.totals(), self._queue.depth)
-        self._health.conditions()
+        if with_parked:
+            await self._look_up_oldest_parked()
+        reported = {condition.component for condition in self._health.conditions()}
+        for topic, count in self._queue.parked.items():
+            if f"topic {topic}" not in reported:  # parked before the restart; the publisher is not connected yet
+                cause = f"{count} deliveries are parked for {topic}, which was blocked before the restart"
+                self._health.report(f"topic {topic}", "failing", cause, "gumlet-bridge topics check")
 
     async def _look_up_oldest_parked(self) -> None:
         oldest = [

@@ -101,7 +101,7 @@ class Settings(BaseSettings):
     admin_allowed_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(
         (),
         description="Comma-separated host names by which the admin port may be reached, besides localhost, the host of "
-        "admin_listen and every IP address; other names get 421.",
+        "admin_listen and every IP address; *.NAME allows every name below NAME. Other names get 421.",
     )
     allow_unauthenticated: bool = Field(
         default=False, description="Accept deliveries from anybody. Only for tests and closed networks."

@@ -3,7 +3,7 @@
 // Everything is written as text, never as markup.
 const POINTS = 360;
 const FLOWS = ["deliveries", "acknowledged", "published"];
-let history = [];
+let hour = [];
 let settings = null;
 let shownProblems = "";
 
@@ -59,16 +59,16 @@ function fill(id, rows, { empty = "none", numbers = [], exact = [] } = {}) {
 }
 
 function draw() {
-  if (!history.length) return;
-  const highest = Math.max(1, ...history.flatMap((point) => FLOWS.map((flow) => point[flow])));
+  if (!hour.length) return;
+  const highest = Math.max(1, ...hour.flatMap((point) => FLOWS.map((flow) => point[flow])));
   for (const flow of FLOWS) {
-    const points = history.map((point, i) =>
-      `${(600 * (POINTS - history.length + i + 1)) / POINTS},${136 - (132 * point[flow]) / highest}`);
+    const points = hour.map((point, i) =>
+      `${(600 * (POINTS - hour.length + i + 1)) / POINTS},${136 - (132 * point[flow]) / highest}`);
     at(`line-${flow}`).setAttribute("points", points.join(" "));
   }
   set("highest", count(Math.round(highest)));
-  const last = history.at(-1);
-  at("chart-text").textContent = `The last ${Math.round(history.length / 6)} minutes; in the last ten seconds, a second: ` +
+  const last = hour.at(-1);
+  at("chart-text").textContent = `The last ${Math.round(hour.length / 6)} minutes; in the last ten seconds, a second: ` +
     FLOWS.map((flow) => `${last[flow]} ${flow}`).join(", ");
 }
 
@@ -140,9 +140,9 @@ function show(now) {
   set("acknowledge", `to 200: ${span(now.current.acknowledge_seconds)}`);
   set("publish", `to Kafka: ${span(now.current.publish_seconds)}`);
   for (const flow of FLOWS) set(`rate-${flow}`, String(now.current[flow] ?? 0));
-  if (now.point && now.point.at_ms !== history.at(-1)?.at_ms) {
-    history.push(now.point);
-    if (history.length > POINTS) history.shift();
+  if (now.point && now.point.at_ms !== hour.at(-1)?.at_ms) {
+    hour.push(now.point);
+    if (hour.length > POINTS) hour.shift();
     draw();
   }
   fill("published", now.recent.published.map((e) => [time(e.received_ms), e.type, e.asset ?? "–",
@@ -173,7 +173,7 @@ events.addEventListener("configuration", (event) => {
   at("curl").textContent = "";
   fill("configuration", [...flat(settings)], { exact: [0] });
 });
-events.addEventListener("history", (event) => { history = JSON.parse(event.data); draw(); });
+events.addEventListener("history", (event) => { hour = JSON.parse(event.data); draw(); });
 events.onmessage = (event) => { show(JSON.parse(event.data)); set("line", "live", "good"); };
 events.onerror = () => {
   set("line", "no connection; trying again", "bad");

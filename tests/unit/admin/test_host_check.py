@@ -6,7 +6,7 @@ import pytest
 
 from bridge.admin.host_check import is_allowed
 
-NAMES = frozenset({"bridge", "status.example.com"})
+NAMES = frozenset({"bridge", "status.example.com", "*.bridge-pods"})
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,7 @@ NAMES = frozenset({"bridge", "status.example.com"})
         "[2001:db8::1]",
         "bridge:8081",
         "Status.Example.com.",
+        "bridge-0.bridge-pods:8081",
     ],
 )
 def test_localhost_addresses_and_configured_names_are_allowed(header: str) -> None:
@@ -38,6 +39,8 @@ def test_localhost_addresses_and_configured_names_are_allowed(header: str) -> No
         "127.0.0.1.attacker.example",
         "xlocalhost",
         "other-bridge",
+        "bridge-pods",
+        "xbridge-pods",
         "",
         ":8081",
         "[::1",
