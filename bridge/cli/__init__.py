@@ -31,6 +31,7 @@ COMMANDS = {
     "reconcile": "bridge.cli.reconcile",
     "doctor": "bridge.cli.doctor",
     "config": "bridge.cli.config",
+    "health": "bridge.cli.health",
 }
 """The module of each command; it has a Typer `app`."""
 

@@ -14,12 +14,13 @@ from aiohttp import web
 
 from bridge.cli.output import echo, make_app
 from bridge.config import settings as config
+from bridge.config.address import parse_address
 from bridge.devtools.mock_gumlet import MockGumlet
 from bridge.devtools.simulated_assets import WORKSPACES
 from bridge.errors import BridgeError
 
 if TYPE_CHECKING:
-    from bridge.config.settings import Address
+    from bridge.config.address import Address
 
 API_KEY = "dev"
 
@@ -62,7 +63,7 @@ def mock_gumlet(
     Example: `gumlet-bridge mock-gumlet --count 20 --rate 5`
     """
     try:
-        address = config.parse_address(listen)
+        address = parse_address(listen)
     except ValueError as error:
         raise typer.BadParameter(f"{listen!r} {error}", param_hint="--listen") from error
     key = config.load().gumlet.api_key

@@ -8,7 +8,6 @@ from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from yarl import URL
 
 from bridge.cli.output import (
     AsJson,
@@ -39,13 +38,13 @@ from bridge.operations.reconciliation import (
 )
 from bridge.operations.topic_reader import reading
 from bridge.publisher.producer import OutgoingEvent
+from bridge.webhook import DEFAULT_SOURCE, WEBHOOK_PATH, source_in_url
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bridge.config.settings import Settings
 
-PATH = "/webhooks/gumlet"
 COLUMNS = ("asset_id", "type", "reason", "outcome")
 UNRECOVERABLE = "unrecoverable: the asset is no longer in that state"
 CHUNK = 50
@@ -131,10 +130,10 @@ async def _select_webhooks(api: GumletApi, ids: list[str]) -> list[Webhook]:
     existing = await api.webhooks()
     if unknown := set(ids) - {webhook.id for webhook in existing}:
         raise BridgeError(f"Gumlet has no webhook {min(unknown)}. Fix: an id from `gumlet-bridge webhooks list`.")
-    found = [webhook for webhook in existing if (webhook.id in ids if ids else PATH in URL(webhook.url).path)]
+    found = [webhook for webhook in existing if (webhook.id in ids if ids else source_in_url(webhook.url) is not None)]
     if not found:
         raise BridgeError(
-            f"Gumlet has no webhook whose URL contains {PATH}. Fix: --webhook, or `gumlet-bridge webhooks create`."
+            f"Gumlet has no webhook whose URL contains {WEBHOOK_PATH}. Fix: --webhook, or `gumlet-bridge webhooks create`."
         )
     return found
 
@@ -161,7 +160,7 @@ async def _find_missing(
     unrecoverable: list[MissingEvent] = []
     with progress("webhooks read", len(webhooks)) as advance:
         for webhook in webhooks:
-            source = source_of(webhook.url)
+            source = source_in_url(webhook.url) or DEFAULT_SOURCE
             history = await api.history(webhook.id)
             failed, lost = find_in_history(history, source, published, since_ms)
             failed += await find_in_asset_lists(
@@ -171,12 +170,6 @@ async def _find_missing(
             unrecoverable += lost
             advance(1)
     return sort_by_finality(missing.values()), unrecoverable
-
-
-def source_of(url: str) -> str:
-    """Return the source that the bridge reads from a webhook's URL."""
-    head, _, last = URL(url).path.rstrip("/").rpartition("/")
-    return last if head.endswith(PATH) else "default"
 
 
 async def _publish(

@@ -22,13 +22,13 @@ import orjson
 
 from bridge.devtools.simulated_assets import generate_assets
 from bridge.event import canonical, content_id
+from bridge.webhook import DEFAULT_SOURCE, TOKEN_HEADER, source_in_url
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
     from yarl import URL
 
-TOKEN_HEADER = "x-gumlet-token"  # noqa: S105 - a header's name
 ATTEMPTS = 48
 """Attempts per delivery: Gumlet's one every half hour for a day."""
 RESPONSE_TIMEOUT_SECONDS = 30.0
@@ -54,8 +54,7 @@ class LoadProfile:
     @property
     def source(self) -> str:
         """The source that the bridge reads from the URL; it is part of every event's id."""
-        head, _, last = self.url.path.rstrip("/").rpartition("/")
-        return last if head.endswith("/webhooks/gumlet") else "default"
+        return source_in_url(self.url) or DEFAULT_SOURCE
 
     def assets(self) -> Iterator[tuple[str, list[tuple[str, dict[str, Any]]]]]:
         """Yield the id and the events of each asset, `count` events in all; the last asset may be incomplete."""

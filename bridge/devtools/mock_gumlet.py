@@ -22,6 +22,7 @@ import orjson
 from aiohttp import web
 
 from bridge.devtools.simulated_assets import DELETED, generate_assets
+from bridge.webhook import TOKEN_HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 ATTEMPTS = 48
 """Attempts per delivery: one every half hour for a day."""
 RESPONSE_TIMEOUT_SECONDS = 30.0
-TOKEN_HEADER = "x-gumlet-token"  # noqa: S105 - a header's name
 FIELDS = {"url": str, "sources": list, "triggers": list, "secret_token": str}
 """The properties of a webhook and their JSON types."""
 
