@@ -17,9 +17,9 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from bridge.admin.dashboard import Page
 from bridge.admin.host_check import host_check
 from bridge.admin.status import Status
+from bridge.config.address import format_url
 from bridge.config.settings import Settings
 from bridge.errors import BridgeError
-from bridge.ingress.protocol import url
 from bridge.telemetry.health import Health
 from bridge.telemetry.metrics import Metrics
 from bridge.telemetry.recent_activity import RecentActivity
@@ -66,7 +66,7 @@ class Admin:
             async with asyncio.TaskGroup() as tasks:
                 sampler = tasks.create_task(self._status.sample_until_cancelled(), name="sample status")
                 try:
-                    yield url(runner.addresses[0])
+                    yield format_url(runner.addresses[0])
                 finally:
                     sampler.cancel()
         finally:

@@ -26,8 +26,7 @@ from bridge.contract.normalizer import Normalizer
 from bridge.event import Delivery
 from bridge.kafka.client import backoff
 from bridge.publisher.producer import DeliveryReport, OutgoingEvent, Sender
-from bridge.queue.interface import DeliveryQueue
-from bridge.queue.journal_file import Group, Parked
+from bridge.queue.interface import DeliveryQueue, Group, Parked
 from bridge.telemetry.health import Health
 from bridge.telemetry.metrics import Metrics
 from bridge.telemetry.recent_activity import MAX_ENTRIES, RecentActivity
