@@ -25,7 +25,7 @@ from bridge.ingress.tokens import Tokens
 from bridge.kafka.client import client_options
 from bridge.kafka.provision import provision
 from bridge.publisher.publisher import Publisher
-from bridge.publisher.registry_encoder import producer_factory
+from bridge.publisher.registry_encoder import create_encoder
 from bridge.queue.interface import DeliveryQueue
 from bridge.queue.journal import Journal
 from bridge.queue.memory import MemoryQueue
@@ -67,7 +67,7 @@ async def run(
     drift = Drift()
     metrics.register_drift(drift.counts.items)
     normalizer = Normalizer(contract, drift)
-    make_sender = producer_factory(settings.registry, contract, health)
+    encoder = create_encoder(settings.registry, contract, health)
     async with contextlib.AsyncExitStack() as stack:
         if stop is None:
             stop = stack.enter_context(_signals())
@@ -79,7 +79,9 @@ async def run(
             settings.kafka,
             metrics,
             provision=lambda: provision(settings, contract),
-            make_sender=make_sender,
+            encoder=encoder,
+            # A sender waits for its acknowledgement until Kafka has the record: nothing is collected then.
+            linger_seconds=0.0 if settings.ack == "kafka" else settings.kafka.linger_seconds,
             tracing=tracing,
             recent=recent,
             health=health,

@@ -16,7 +16,7 @@ from bridge.contract.normalizer import Normalizer
 from bridge.contract.schemas import Contract
 from bridge.errors import BridgeError
 from bridge.operations.gumlet_api import GumletApi, Webhook, gumlet_api
-from bridge.operations.one_shot_producer import send_all, sender_of
+from bridge.operations.one_shot_producer import open_producer, send_all
 from bridge.operations.reconcile_state import Checkpoint, State
 from bridge.operations.reconciliation import (
     Missing,
@@ -27,12 +27,12 @@ from bridge.operations.reconciliation import (
     made,
 )
 from bridge.operations.topic_reader import reading
-from bridge.publisher.producer import OutgoingEvent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from bridge.config.settings import Settings
+    from bridge.event import Delivery, Event
 
 PATH = "/webhooks/gumlet"
 COLUMNS = ("asset_id", "type", "because", "outcome")
@@ -182,31 +182,28 @@ async def _publish(  # noqa: PLR0913, PLR0917 - from where, what, to where, and 
 ) -> None:
     """Make and publish events, some at a time; add to `state` what became of each."""
     normalizer = Normalizer(contract)
-    sender = await sender_of(settings, contract)
     last_ms = 0
-    try:
+    async with open_producer(settings, contract) as producer:
         with progress("events made and published", len(missing)) as move_on:
             for chunk in _chunks(missing):
-                ready: list[tuple[Missing, OutgoingEvent]] = []
+                ready: list[tuple[Missing, tuple[Event, Delivery]]] = []
                 for each in chunk:
                     event_and_delivery = await made(api, each, normalizer, last_ms)
                     move_on(1)
                     if event_and_delivery is None:
                         state.rows.append(each.line(UNKNOWABLE))
                         continue
-                    event, delivery = event_and_delivery
+                    event, _ = event_and_delivery
                     if event.event_type != each.event_type:
                         state.rows.append(each.line("failed: the API's answer breaks the schema"))
                         continue
                     last_ms = event.received_ms
-                    ready.append((each, OutgoingEvent(event, delivery)))
-                refusals = await send_all(sender, [prepared for _, prepared in ready])
-                for each, prepared in ready:
-                    refusal = refusals.get(id(prepared))
+                    ready.append((each, event_and_delivery))
+                refusals = await send_all(producer, [pair for _, pair in ready])
+                for position, (each, _) in enumerate(ready):
+                    refusal = refusals.get(position)
                     state.rows.append(each.line("published" if refusal is None else f"failed: {refusal}"))
                 checkpoint.save(state)
-    finally:
-        await sender.close()
 
 
 def _chunks(missing: list[Missing]) -> Iterator[list[Missing]]:

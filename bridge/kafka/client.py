@@ -1,6 +1,6 @@
 """How every client of the bridge reaches Kafka, and what its errors mean.
 
-The settings, as aiokafka's keyword arguments; which errors concern a topic, which an event; the end of a producer.
+The settings, as aiokafka's keyword arguments.
 
 The one place that asks for Kafka's secrets. Certificates are read when a client is made; an OAuth token is read from
 its file at each connection, so that whoever renews the file needs to tell nobody.
@@ -11,59 +11,23 @@ from __future__ import annotations
 import asyncio
 import random
 import ssl
-import time
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from aiokafka import AIOKafkaProducer
 from aiokafka.abc import AbstractTokenProvider
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import (
-    InvalidTimestampError,
-    InvalidTopicError,
-    LeaderNotAvailableError,
-    MessageSizeTooLargeError,
-    NotLeaderForPartitionError,
-    PolicyViolationError,
-    ProducerClosed,
-    RecordListTooLargeError,
-    TopicAuthorizationFailedError,
-    UnknownTopicOrPartitionError,
-    for_code,
-)
 
 from bridge.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from bridge.config.sections import KafkaSettings
 
 ADMIN_TIMEOUT_MS = 15_000
-LIVENESS_POLL_SECONDS = 0.5
-"""How often a producer that does not answer is looked at: whether it is alive."""
 BACKOFF_SECONDS = (0.2, 10.0)
 """First and longest pause between two attempts to reach Kafka; each is shortened at random by up to half."""
-STOP_SECONDS = 5.0
-"""How long each step of closing a producer may take."""
-
-InvalidRecord = for_code(87)
-"""The broker checked the record itself and refused it (KIP-467)."""
-
-TOPIC_ERRORS = (
-    TopicAuthorizationFailedError,
-    UnknownTopicOrPartitionError,
-    NotLeaderForPartitionError,
-    LeaderNotAvailableError,
-    InvalidTopicError,
-    PolicyViolationError,
-    # A clock that jumped: the topic takes the event when its time has come, or the clock is mended.
-    InvalidTimestampError,
-)
-"""The topic refuses, for now at least; other topics may flow."""
-EVENT_ERRORS = (MessageSizeTooLargeError, RecordListTooLargeError, InvalidRecord)
-"""Something in the batch can never be taken."""
 
 
 class TokenFile(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has no types
@@ -153,40 +117,3 @@ def words(error: BaseException) -> str:
     """Say an error in one line, its kind first: aiokafka's texts alone seldom tell."""
     text = str(error)
     return text if text.startswith(type(error).__name__) else f"{type(error).__name__}: {text}".rstrip(": ")
-
-
-def sender_task_done(producer: AIOKafkaProducer) -> bool:
-    """Tell whether a producer's own task has ended: it sends no more, and what it had drained gets no answer.
-
-    It ends when a broker that was restarted refuses the numbers of its batches. There is no public way to ask.
-    """
-    task = producer._sender.sender_task  # noqa: SLF001
-    return task is not None and task.done()
-
-
-async def answers(
-    producer: AIOKafkaProducer, waiting: Collection[asyncio.Future[Any]], seconds: float
-) -> tuple[set[asyncio.Future[Any]], Collection[asyncio.Future[Any]]]:
-    """Wait for all of a producer's batches, but not for longer or beyond its death; return those done, and the rest."""
-    until = time.monotonic() + seconds
-    answered: set[asyncio.Future[Any]] = set()
-    while waiting and not sender_task_done(producer) and (left := until - time.monotonic()) > 0:
-        done, waiting = await asyncio.wait(waiting, timeout=min(left, LIVENESS_POLL_SECONDS))
-        answered |= done
-    return answered, waiting
-
-
-async def abandon(producer: AIOKafkaProducer) -> None:
-    """Close a producer that may hold batches nobody will confirm.
-
-    Its own `stop()` waits for them without end (aiokafka #1101), so they are failed first. There is no
-    public way to do that.
-    """
-    with suppress(Exception):
-        producer._message_accumulator.fail_all(ProducerClosed())  # noqa: SLF001
-    with suppress(Exception):
-        async with asyncio.timeout(STOP_SECONDS):
-            await producer.client.close()
-    with suppress(Exception):
-        async with asyncio.timeout(STOP_SECONDS):
-            await producer.stop()
