@@ -20,7 +20,7 @@ from bridge.config.settings import Settings
 from bridge.contract.drift import Drift
 from bridge.contract.normalizer import Normalizer
 from bridge.contract.schemas import Contract
-from bridge.ingress.server import DEFAULT_SOURCE, WebhookServer
+from bridge.ingress.server import WebhookServer
 from bridge.ingress.tokens import Tokens
 from bridge.kafka.client import client_options
 from bridge.kafka.provision import provision
@@ -34,6 +34,7 @@ from bridge.telemetry.metrics import Metrics
 from bridge.telemetry.recent_activity import RecentActivity
 from bridge.telemetry.token_status import register_tokens
 from bridge.telemetry.tracing import start_tracing
+from bridge.webhook import DEFAULT_SOURCE
 
 _log = structlog.stdlib.get_logger()
 

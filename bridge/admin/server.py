@@ -16,10 +16,10 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from bridge.admin.capacity import Forecast
 from bridge.admin.dashboard import Page
+from bridge.config.address import format_url
 from bridge.config.settings import Settings
 from bridge.contract.drift import Drift
 from bridge.errors import BridgeError, DeliveryRejected
-from bridge.ingress.protocol import url
 from bridge.queue.interface import DeliveryQueue
 from bridge.telemetry.collectors import Reading
 from bridge.telemetry.metrics import Metrics
@@ -102,7 +102,7 @@ class Admin:
                     f"cannot listen on {self._settings.admin_listen}: {error.strerror}. "
                     "Fix: set BRIDGE_ADMIN_LISTEN to a free address."
                 ) from error
-            yield url(runner.addresses[0])
+            yield format_url(runner.addresses[0])
         finally:
             sampler.cancel()
             page.close()

@@ -24,7 +24,8 @@ from bridge.operations.dead_letters import readable
 from bridge.operations.journal_reader import Held, viewing
 from bridge.operations.journal_salvage import Salvage
 from bridge.operations.journal_salvage import salvage as read_damaged
-from bridge.queue.journal_file import FILE_NAME, Group, JournalFile, lock, pack
+from bridge.queue.interface import Group
+from bridge.queue.journal_file import FILE_NAME, JournalFile, lock, pack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

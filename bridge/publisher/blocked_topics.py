@@ -22,8 +22,7 @@ from bridge.kafka.client import backoff
 from bridge.publisher.conversion import EventConverter
 from bridge.publisher.outgoing import DeliveryReport, OutgoingEvent
 from bridge.publisher.producer import BatchProducer
-from bridge.queue.interface import DeliveryQueue
-from bridge.queue.journal_file import Parked
+from bridge.queue.interface import DeliveryQueue, Parked
 from bridge.telemetry.health import Health
 
 PARKED_RETRY_BATCH = 500

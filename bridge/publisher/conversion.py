@@ -13,7 +13,7 @@ import structlog
 from bridge.contract.normalizer import Normalizer
 from bridge.event import Delivery, Event
 from bridge.publisher.outgoing import OutgoingEvent, Rejection
-from bridge.queue.journal_file import Parked
+from bridge.queue.interface import Parked
 
 _log = structlog.stdlib.get_logger()
 

@@ -31,8 +31,7 @@ from bridge.publisher.blocked_topics import BlockedTopics
 from bridge.publisher.conversion import EventConverter
 from bridge.publisher.outgoing import DeliveryReport, OutgoingEvent, RecordEncoder
 from bridge.publisher.producer import BatchProducer
-from bridge.queue.interface import DeliveryQueue
-from bridge.queue.journal_file import Group
+from bridge.queue.interface import DeliveryQueue, Group
 from bridge.telemetry.health import Health
 from bridge.telemetry.metrics import Metrics
 from bridge.telemetry.recent_activity import MAX_ENTRIES, RecentActivity

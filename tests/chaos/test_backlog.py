@@ -14,7 +14,8 @@ import pytest
 
 from bridge.devtools.simulated_assets import lives
 from bridge.event import Delivery, canonical, content_id
-from bridge.queue.journal_file import FILE_NAME, Group, JournalFile, pack
+from bridge.queue.interface import Group
+from bridge.queue.journal_file import FILE_NAME, JournalFile, pack
 from tests.chaos.framework import Chaos
 from tests.support.daemon import wait_for
 

@@ -25,7 +25,8 @@ from bridge.contract.normalizer import Normalizer
 from bridge.contract.schemas import Contract
 from bridge.devtools.simulated_assets import lives
 from bridge.event import Delivery
-from bridge.queue.journal_file import FILE_NAME, Group, JournalFile, pack
+from bridge.queue.interface import Group
+from bridge.queue.journal_file import FILE_NAME, JournalFile, pack
 from tests.deploy.external_tools import DEPLOY
 
 PAGE = DEPLOY / "SIZING.md"

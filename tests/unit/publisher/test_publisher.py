@@ -16,7 +16,7 @@ from bridge.contract.schemas import Contract
 from bridge.event import Delivery
 from bridge.publisher import blocked_topics, publisher
 from bridge.publisher.publisher import Publisher
-from bridge.queue.journal_file import Group, Parked
+from bridge.queue.interface import Group, Parked
 from bridge.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ async def test_fault_in_measuring_does_not_keep_an_event_from_being_settled(kafk
     async def provision() -> None:
         pass
 
-    queue = Queue()
+    queue: Any = Queue()
     queue.add(b"no JSON", ready())
     made = Publisher(queue, Normalizer(CONTRACT), KafkaSettings(), FaultyMetrics(), provision=provision)
     async with made.running(0):
@@ -224,7 +224,12 @@ async def test_dead_letter_that_is_too_large_is_published_without_its_body(kafka
 
 async def test_dead_letter_without_a_key_is_accepted_by_a_compacted_topic(kafka: FakeKafka) -> None:
     """A compacted topic rejects records without a key: the last resort has its id as the key."""
-    kafka.reject = lambda topic, records: for_code(87)() if topic == DEAD and not all(r.key for r in records) else None
+
+    def reject(topic: str, records: list[Record]) -> BaseException | None:
+        invalid: BaseException = for_code(87)()
+        return invalid if topic == DEAD and not all(record.key for record in records) else None
+
+    kafka.reject = reject
     queue = Queue()
     queue.add(b"no JSON", ready())
     async with running(queue):
