@@ -258,7 +258,8 @@ async def test_parked_dead_letter_remains_one_when_its_topic_is_unblocked(kafka:
 
     def reject(topic: str, records: list[Record]) -> BaseException | None:
         if topic == DEAD:
-            return TopicAuthorizationFailedError()
+        large: BaseException | None = MessageSizeTooLargeError() if any(b"large" in r.value for r in records) else None
+        return large
         too_large: BaseException = MessageSizeTooLargeError()
         return too_large if any(b"large" in record.value for record in records) else None
 
