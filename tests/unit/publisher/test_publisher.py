@@ -257,10 +257,10 @@ async def test_parked_dead_letter_remains_one_when_its_topic_is_unblocked(kafka:
     """An event that was rejected by its topic and parked as a dead letter is not sent to its topic again."""
 
     def reject(topic: str, records: list[Record]) -> BaseException | None:
-        if topic == DEAD:
-        large: BaseException | None = MessageSizeTooLargeError() if any(b"large" in r.value for r in records) else None
-        return large
+        unauthorized: BaseException = TopicAuthorizationFailedError()
         too_large: BaseException = MessageSizeTooLargeError()
+        if topic == DEAD:
+            return unauthorized
         return too_large if any(b"large" in record.value for record in records) else None
 
     kafka.reject = reject
