@@ -29,6 +29,7 @@ from bridge.publisher.registry_encoder import producer_factory
 from bridge.queue.interface import DeliveryQueue
 from bridge.queue.journal import Journal
 from bridge.queue.memory import MemoryQueue
+from bridge.telemetry.health import Health
 from bridge.telemetry.metrics import Metrics
 from bridge.telemetry.recent_activity import RecentActivity
 from bridge.telemetry.token_status import register_tokens
@@ -55,6 +56,7 @@ async def run(
     `ready` is called once deliveries are accepted. Raises BridgeError (in an ExceptionGroup where a task met it)
     for what the user must mend.
     """
+    health = Health()
     recent = RecentActivity()
     metrics = Metrics(recent)
     tokens = Tokens.from_settings(settings)
@@ -65,7 +67,7 @@ async def run(
     drift = Drift()
     metrics.register_drift(drift.counts.items)
     normalizer = Normalizer(contract, drift)
-    make_sender = producer_factory(settings.registry, contract)
+    make_sender = producer_factory(settings.registry, contract, health)
     async with contextlib.AsyncExitStack() as stack:
         if stop is None:
             stop = stack.enter_context(_signals())
@@ -80,6 +82,7 @@ async def run(
             make_sender=make_sender,
             tracing=tracing,
             recent=recent,
+            health=health,
         )
         admin = Admin(settings, backlog, metrics, recent=recent, connected=lambda: publisher.connected, drift=drift)
         ingress = WebhookServer(settings, tokens, backlog, metrics, tracing)

@@ -28,6 +28,7 @@ from bridge.kafka.client import backoff
 from bridge.publisher.producer import DeliveryReport, OutgoingEvent, Sender
 from bridge.queue.interface import DeliveryQueue
 from bridge.queue.journal_file import Group, Parked
+from bridge.telemetry.health import Health
 from bridge.telemetry.metrics import Metrics
 from bridge.telemetry.recent_activity import MAX_ENTRIES, RecentActivity
 from bridge.telemetry.tracing import Tracing
@@ -75,6 +76,7 @@ class Publisher:
         make_sender: Callable[..., Sender] = Sender,
         tracing: Tracing | None = None,
         recent: RecentActivity | None = None,
+        health: Health | None = None,
     ) -> None:
         """`provision` makes or verifies the topics; it is tried until Kafka answers, before the first event."""
         self._backlog = backlog
@@ -85,6 +87,7 @@ class Publisher:
         self._make_sender = make_sender
         self._tracing = tracing
         self._recent = recent or RecentActivity()
+        self._health = health or Health()
         self._sender = make_sender(settings, metrics, self._set_connected)
         self._ready: deque[Window] = deque()
         self._ready_events = self._ready_bytes = 0
@@ -240,8 +243,11 @@ class Publisher:
         servers = self._settings.bootstrap_servers
         if connected:
             _log.info("kafka_connected", bootstrap_servers=servers)
+            self._health.report("kafka", "ok")
         else:
             _log.warning("kafka_disconnected", bootstrap_servers=servers, detail=detail, hint="attempts go on")
+            cause = f"{servers} does not answer: {detail or 'no connection'}"
+            self._health.report("kafka", "failing", cause, "check the brokers and BRIDGE_KAFKA_…; the bridge retries")
 
     def _block_topic(self, topic: str, words: str, tasks: asyncio.TaskGroup) -> None:
         """Let a topic's events wait on disk, and try it again until it takes them."""
@@ -249,6 +255,8 @@ class Publisher:
             return
         self._blocked_topics[topic] = 0
         _log.error("topic_blocked", topic=topic, detail=words, hint="its events wait on disk, others flow")
+        next_step = "gumlet-bridge topics check; the bridge retries and then publishes the parked events in order"
+        self._health.report(f"topic {topic}", "failing", f"{topic} is blocked: {words}", next_step)
         mender = tasks.create_task(self._retry_parked(topic), name=f"mend {topic}")
         self._retry_tasks.add(mender)
         mender.add_done_callback(self._retry_tasks.discard)
@@ -272,6 +280,7 @@ class Publisher:
                 if not parked and self._blocked_topics[topic] == 0:
                     del self._blocked_topics[topic]
                     _log.info("topic_unblocked", topic=topic)
+                    self._health.clear(f"topic {topic}")
                     return
         finally:
             await sender.close()
