@@ -3,7 +3,6 @@
 BridgeError
 ├── ConfigError        end with exit code 78: the message lists each mistake and its fix
 ├── ContractError      end with exit code 78: a schema file is missing or wrong
-├── TopicMismatchError       end with exit code 78: Kafka's topics are not as the contract says
 ├── RegistryError      ask the schema registry again later, or tell what it said
 ├── JournalLocked      end with exit code 75: another process holds the journal
 ├── UnsupportedJournalVersion      end with exit code 78: written by a newer version of the bridge
@@ -33,12 +32,6 @@ class ConfigError(BridgeError):
 
 class ContractError(BridgeError):
     """The files in `schemas/` cannot be used."""
-
-    exit_code = EX_CONFIG
-
-
-class TopicMismatchError(BridgeError):
-    """Kafka's topics are not as the contract says, and `verify` was asked."""
 
     exit_code = EX_CONFIG
 

@@ -13,7 +13,7 @@ from bridge.config import settings as config
 from bridge.contract.schemas import Contract
 from bridge.errors import BridgeError
 from bridge.operations.asset_timeline import tell
-from bridge.operations.topic_reader import reading
+from bridge.operations.topic_reader import open_reader
 
 if TYPE_CHECKING:
     from bridge.config.settings import Settings
@@ -61,7 +61,7 @@ async def _find(settings: Settings, asset_id: str, since: int | None) -> list[di
     topics = {topic.name for topic in Contract.load(settings.topics.prefix).topics.values()}
     key = asset_id.encode()
     found = []
-    async with reading(settings.kafka, topics) as reader:
+    async with open_reader(settings.kafka, topics) as reader:
         with progress("records read", await reader.count()) as move_on:
             async for record in reader.records("beginning" if since is None else since):
                 move_on(1)

@@ -18,7 +18,7 @@ from bridge.contract.schemas import DEAD_LETTER, Contract
 from bridge.errors import BridgeError
 from bridge.operations.dead_letters import DeadLetter
 from bridge.operations.one_shot_producer import send_all, sender_of
-from bridge.operations.topic_reader import reading
+from bridge.operations.topic_reader import open_reader
 from bridge.publisher.producer import OutgoingEvent
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ class _Outcome:
 
 async def _letters(settings: Settings, wanted: DeliveryFilter) -> AsyncIterator[DeadLetter]:
     topic = f"{settings.topics.prefix}{DEAD_LETTER}"
-    async with reading(settings.kafka, [topic]) as reader:
+    async with open_reader(settings.kafka, [topic]) as reader:
         if not reader.topics:
             raise BridgeError(
                 f"Kafka has no topic {topic}. Fix: BRIDGE_TOPICS_PREFIX, or `gumlet-bridge topics apply`."

@@ -35,7 +35,7 @@ from bridge.devtools.embedded_broker import EmbeddedBroker
 from bridge.devtools.load_generator import TOKEN_HEADER
 from bridge.errors import BridgeError
 from bridge.kafka.client import client_options
-from bridge.kafka.wire_format import unframed
+from bridge.kafka.wire_format import strip_schema_id
 from bridge.telemetry import logging as log
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _settings(
     overrides: dict[str, Any] = {"kafka": {"bootstrap_servers": bootstrap_servers}}
     if embedded:
         overrides["kafka"]["security_protocol"] = "PLAINTEXT"
-        overrides["topics"] = {"provision": "off"}  # it has no admin API, and makes a topic when one is asked for
+        overrides["topics"] = {"provision": "create"}
     if listen is not None:
         overrides["listen"] = listen
     elif "listen" not in configured.model_fields_set:
@@ -183,7 +183,7 @@ async def _existing(wanted: set[str], options: dict[str, Any]) -> set[str]:
 
 async def _print(consumer: AIOKafkaConsumer, console: Console) -> None:
     async for record in consumer:
-        console.print(event_line(unframed(record)), soft_wrap=True)
+        console.print(event_line(strip_schema_id(record)), soft_wrap=True)
 
 
 def event_line(record: ConsumerRecord) -> Text:

@@ -26,7 +26,7 @@ from bridge.operations.reconciliation import (
     in_order,
     made,
 )
-from bridge.operations.topic_reader import reading
+from bridge.operations.topic_reader import open_reader
 from bridge.publisher.producer import OutgoingEvent
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def _tell(words: str) -> None:
 
 async def _on_kafka(settings: Settings, contract: Contract, since_ms: int) -> PublishedIndex:
     kafka = PublishedIndex(contract)
-    async with reading(settings.kafka, {topic.name for topic in contract.topics.values()}) as reader:
+    async with open_reader(settings.kafka, {topic.name for topic in contract.topics.values()}) as reader:
         if not reader.topics:
             raise BridgeError(
                 "Kafka has no topic of the contract. Fix: BRIDGE_TOPICS_PREFIX, or `gumlet-bridge topics apply`."

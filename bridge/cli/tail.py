@@ -18,7 +18,7 @@ from bridge.config import settings as config
 from bridge.contract.converters import rfc3339
 from bridge.contract.schemas import Contract
 from bridge.errors import BridgeError
-from bridge.operations.topic_reader import reading
+from bridge.operations.topic_reader import open_reader
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -160,7 +160,7 @@ async def _tail(  # noqa: PLR0913 - which topics, from where, what to do with ea
     follow: bool,
     asked: bool,
 ) -> None:
-    async with reading(settings.kafka, topics) as reader:
+    async with open_reader(settings.kafka, topics) as reader:
         if missing := topics - set(reader.topics):
             told = (
                 f"Kafka does not have {', '.join(sorted(missing))}. Fix: a topic or an event type from `gumlet-bridge topics "

@@ -157,7 +157,7 @@ def sender_task_done(producer: AIOKafkaProducer) -> bool:
     return task is not None and task.done()
 
 
-async def wait_for_acks(
+async def answers(
     producer: AIOKafkaProducer, waiting: Collection[asyncio.Future[Any]], seconds: float
 ) -> tuple[set[asyncio.Future[Any]], Collection[asyncio.Future[Any]]]:
     """Wait for all of a producer's batches, but not for longer or beyond its death; return those done, and the rest."""
@@ -169,7 +169,7 @@ async def wait_for_acks(
     return answered, waiting
 
 
-async def force_close(producer: AIOKafkaProducer) -> None:
+async def abandon(producer: AIOKafkaProducer) -> None:
     """Close a producer that may hold batches nobody will confirm.
 
     Its own `stop()` waits for them without end (aiokafka #1101), so they are failed first. There is no

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiokafka.conn import AIOKafkaConnection, collect_hosts, create_conn
 from aiokafka.errors import (
-    ClusterAuthorizationFailedError,
     IllegalSaslStateError,
     KafkaError,
     SaslAuthenticationFailed,
@@ -53,7 +52,7 @@ async def explain(kafka: KafkaSettings, error: BaseException | None = None) -> s
     """Return the cause of a failed connection as one line; the error's own text if every step succeeds now."""
     try:
         async with asyncio.timeout(PROBE_SECONDS):
-            causes = await asyncio.gather(*(_probe(kafka, *host[:2]) for host in collect_hosts(_servers(kafka), False)))
+            causes = await asyncio.gather(*(_probe(kafka, *host[:2]) for host in collect_hosts(_servers(kafka))))
     except Exception as fault:  # noqa: BLE001 - a diagnosis must not fail where it explains a failure
         causes = [Cause(describe_error(error or fault), "check that Kafka runs, and BRIDGE_KAFKA_BOOTSTRAP_SERVERS")]
     found = list(dict.fromkeys(cause for cause in causes if cause is not None))
@@ -90,7 +89,7 @@ async def _probe(kafka: KafkaSettings, host: str, port: int) -> Cause | None:
     if not metadata["brokers"]:
         return Cause(f"Kafka at {host}:{port} has no available broker", "check that the cluster has started")
     causes = await asyncio.gather(*(_advertised(kafka, broker) for broker in metadata["brokers"]))
-    return next(filter(None, causes), None) if all(causes) else None
+    return next(filter(None, causes), None)
 
 
 async def _advertised(kafka: KafkaSettings, broker: dict[str, Any]) -> Cause | None:
@@ -113,18 +112,26 @@ async def _reach(kafka: KafkaSettings, host: str, port: int, subject: str) -> Ca
         await _handshake(host, port, None)
         if tls is not None:
             await _handshake(host, port, tls)
-    except ssl.SSLCertVerificationError as error:
-        fix = "BRIDGE_KAFKA_SSL_CAFILE: the authority that signed the broker's certificate; the name must be in it"
-        return Cause(f"{subject} presents a TLS certificate that fails verification: {error.verify_message}", fix)
-    except ssl.SSLError as error:
-        return Cause(f"{subject} fails the TLS handshake: {error.reason or error}", f"{_SECURITY}, or the client key")
-    except ConnectionRefusedError:
-        return Cause(f"{subject} refused the connection: no process listens there", "start Kafka, or correct the port")
-    except TimeoutError:
-        return Cause(f"{subject} did not respond within {STEP_SECONDS:.0f} s", "check the firewall and the address")
     except OSError as error:
-        return Cause(f"{subject} cannot be reached: {error.strerror or error}", "check the network and the address")
+        return _connection_cause(subject, error)
     return None
+
+
+def _connection_cause(subject: str, error: OSError) -> Cause:
+    """Explain an error of TCP or of the TLS handshake."""
+    match error:
+        case ssl.SSLCertVerificationError():
+            detail = f"presents a TLS certificate that fails verification: {error.verify_message}"
+            fix = "BRIDGE_KAFKA_SSL_CAFILE: the authority that signed the broker's certificate; the name must be in it"
+        case ssl.SSLError():
+            detail, fix = f"fails the TLS handshake: {error.reason or error}", f"{_SECURITY}, or the client's key"
+        case ConnectionRefusedError():
+            detail, fix = "refused the connection: no process listens there", "start Kafka, or correct the port"
+        case TimeoutError():
+            detail, fix = f"did not respond within {STEP_SECONDS:.0f} s", "check the firewall and the address"
+        case _:
+            detail, fix = f"cannot be reached: {error.strerror or error}", "check the network and the address"
+    return Cause(f"{subject} {detail}", fix)
 
 
 async def _handshake(host: str, port: int, tls: ssl.SSLContext | None) -> None:
@@ -139,26 +146,31 @@ async def _handshake(host: str, port: int, tls: ssl.SSLContext | None) -> None:
 async def _protocol_cause(kafka: KafkaSettings, host: str, port: int, error: BaseException) -> Cause:
     """Explain an error of Kafka's protocol on a connection that could be opened."""
     address, mechanism = f"{host}:{port}", kafka.sasl_mechanism
-    if isinstance(error, SaslAuthenticationFailed):
-        if mechanism == "OAUTHBEARER":
+    match error:
+        case SaslAuthenticationFailed() if mechanism == "OAUTHBEARER":
             fix = f"a valid token in {kafka.sasl_oauth_token_file} (BRIDGE_KAFKA_SASL_OAUTH_TOKEN_FILE)"
             return Cause(f"Kafka at {address} rejected the OAuth token ({error})", fix)
-        detail = f"Kafka rejected user {kafka.sasl_username!r}: wrong username or password (SASL {mechanism})"
-        return Cause(f"{detail} at {address}", "BRIDGE_KAFKA_SASL_USERNAME and BRIDGE_KAFKA_SASL_PASSWORD")
-    if isinstance(error, UnsupportedSaslMechanismError):
-        return Cause(f"{address} does not support SASL {mechanism}", "BRIDGE_KAFKA_SASL_MECHANISM")
-    if isinstance(error, IllegalSaslStateError):
-        return Cause(f"{address} does not use SASL", f"{_SECURITY}={kafka.security_protocol.removeprefix('SASL_')}")
-    if isinstance(error, ClusterAuthorizationFailedError):
-        return Cause(f"Kafka at {address} denies access to the cluster", "allow IdempotentWrite on the cluster")
-    if isinstance(error, OSError) and error.filename:
-        return Cause(f"{error.filename} cannot be read: {error.strerror}", "BRIDGE_KAFKA_SASL_OAUTH_TOKEN_FILE")
+        case SaslAuthenticationFailed():
+            detail = f"Kafka rejected user {kafka.sasl_username!r}: wrong username or password (SASL {mechanism})"
+            return Cause(f"{detail} at {address}", "BRIDGE_KAFKA_SASL_USERNAME and BRIDGE_KAFKA_SASL_PASSWORD")
+        case UnsupportedSaslMechanismError():
+            return Cause(f"{address} does not support SASL {mechanism}", "BRIDGE_KAFKA_SASL_MECHANISM")
+        case IllegalSaslStateError():
+            return Cause(f"{address} does not use SASL", f"{_SECURITY}={kafka.security_protocol.removeprefix('SASL_')}")
+        case OSError(filename=str() as file):
+            return Cause(f"{file} cannot be read: {error.strerror}", "BRIDGE_KAFKA_SASL_OAUTH_TOKEN_FILE")
+    return await _silence_cause(kafka, host, port, error)
+
+
+async def _silence_cause(kafka: KafkaSettings, host: str, port: int, error: BaseException) -> Cause:
+    """Explain a connection that the other side closed or left without a response."""
+    address = f"{host}:{port}"
     if "ssl_context" not in client_options(kafka) and await _uses_tls(host, port):
         return Cause(f"{address} uses TLS, the bridge does not", f"{_SECURITY}=SSL or SASL_SSL")
     if isinstance(error, TimeoutError):
         return Cause(f"{address} accepts connections but Kafka does not respond", "check the broker's process and log")
     detail = f"{address} closed the connection during the first request ({describe_error(error)})"
-    return Cause(detail, f"{_SECURITY} must be that of the listener; it is {kafka.security_protocol}")
+    return Cause(detail, f"{_SECURITY} must match the listener; it is {kafka.security_protocol}")
 
 
 async def _uses_tls(host: str, port: int) -> bool:

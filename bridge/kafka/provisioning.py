@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -20,7 +21,6 @@ from aiokafka.errors import (
     ClusterAuthorizationFailedError,
     IncompatibleBrokerVersion,
     InvalidReplicationFactorError,
-    KafkaConnectionError,
     TopicAlreadyExistsError,
     TopicAuthorizationFailedError,
     UnknownTopicOrPartitionError,
@@ -54,6 +54,8 @@ PROPAGATION_TIMEOUT_SECONDS = 5.0
 """How long to wait until a change is visible on the brokers."""
 
 T = TypeVar("T", "TopicDifference", "ChangeRejected")
+MIN_INTERVAL_SECONDS = 0.5
+"""Minimum time between two checks of a daemon."""
 
 _log = structlog.stdlib.get_logger()
 
@@ -76,6 +78,9 @@ class TopicProvisioner:
         self._settings = settings
         self._contract = contract
         self._names = [topic.name for topic in contract.topics.values()]
+        self._lock = asyncio.Lock()
+        self._checked_at = -MIN_INTERVAL_SECONDS
+        self._survey = TopicSurvey([], {})
         self._logged: set[TopicDifference | ChangeRejected] = set()
         self._mismatches: Counter[str] = Counter()
 
@@ -84,14 +89,19 @@ class TopicProvisioner:
         return [((name,), self._mismatches[name]) for name in self._names]
 
     async def ensure_topics(self) -> TopicSurvey:
-        """Compare the topics with the contract, create missing ones if `create`, and log what is new.
+        """Compare the topics with the contract, create missing ones if `create`, and log new differences.
 
-        With `off`, returns an empty survey without a request. Raises KafkaError, OSError or TimeoutError when Kafka
-        does not respond: the caller retries.
+        With `off`, returns an empty survey without a request. Calls within MIN_INTERVAL_SECONDS share a result, so
+        that many blocked topics cost one check. Raises KafkaError, OSError or TimeoutError when Kafka does not
+        respond: the caller retries.
         """
-        mode = self._settings.topics.provision
-        if mode == "off":
-            return TopicSurvey([], {})
+        async with self._lock:
+            if self._settings.topics.provision != "off" and time.monotonic() >= self._checked_at + MIN_INTERVAL_SECONDS:
+                self._survey = await self._check(self._settings.topics.provision)
+                self._checked_at = time.monotonic()
+        return self._survey
+
+    async def _check(self, mode: str) -> TopicSurvey:
         async with kafka_client(self._settings.kafka) as client:
             survey = await diff_topics(client, self._contract, self._settings)
             missing = [difference for difference in survey.differences if difference.kind == "missing"]
@@ -145,7 +155,10 @@ async def _wait_until_visible(
     changed = {found[:3] for found in differences if found.kind in ("missing", "config") or is_addition(found)}
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(PROPAGATION_TIMEOUT_SECONDS):
-            while changed & {found[:3] for found in (await diff_topics(client, contract, settings)).differences}:
+            while True:
+                survey = await diff_topics(client, contract, settings)
+                if not changed & {found[:3] for found in survey.differences}:
+                    return
                 await asyncio.sleep(0.1)
 
 
@@ -155,13 +168,11 @@ def is_addition(difference: TopicDifference) -> bool:
 
 
 async def _send(client: AIOKafkaClient, request: Any) -> dict[str, Any]:
-    """Send a change to the cluster's controller and return its response."""
-    if client.cluster.controller is None:
-        await client.force_metadata_update()
-    if client.cluster.controller is None:
-        raise KafkaConnectionError("Kafka has no controller now and cannot change topics")
+    """Send a change to the cluster's controller, or to any broker if none is known; return the response."""
+    controller = client.cluster.controller
+    node = client.get_random_node() if controller is None else controller.nodeId
     async with asyncio.timeout(CHANGE_TIMEOUT_MS / 1000):
-        response = await client.send(client.cluster.controller.nodeId, request)
+        response = await client.send(node, request)
     found: dict[str, Any] = response.to_object()
     return found
 
@@ -169,7 +180,7 @@ async def _send(client: AIOKafkaClient, request: Any) -> dict[str, Any]:
 async def _create(client: AIOKafkaClient, topics: Sequence[DesiredTopic]) -> list[ChangeRejected]:
     if not topics:
         return []
-    requests = [
+    requests: list[Any] = [
         (topic.name, topic.partitions or -1, topic.replication, [], list(topic.config.items())) for topic in topics
     ]
     try:

@@ -169,7 +169,9 @@ def _config_differences(desired: DesiredTopic, actual: Mapping[str, str]) -> Ite
             yield TopicDifference("config", desired.name, entry, value, has, fix, blocking=compacts)
     limit = TopicLimits.of(actual).max_message_bytes
     if limit < desired.record_bytes and _MAX_BYTES not in desired.config:
-        fix += f" sets it on the topic; or lower BRIDGE_MAX_BODY_BYTES to {max(0, limit - RECORD_OVERHEAD_BYTES) * 3 // 4}"
+        fix += (
+            f" sets it on the topic; or lower BRIDGE_MAX_BODY_BYTES to {max(0, limit - RECORD_OVERHEAD_BYTES) * 3 // 4}"
+        )
         yield TopicDifference("config", desired.name, _MAX_BYTES, str(desired.record_bytes), str(limit), fix)
 
 
@@ -191,8 +193,10 @@ async def diff_topics(client: AIOKafkaClient, contract: Contract, settings: Sett
     except IncompatibleBrokerVersion:
         # The embedded broker: its topics cannot be configured, so only their existence is compared.
         return TopicSurvey([found for found in compare(desired, {}) if found.topic not in existing], {})
-    values = {name: {key: entry.value for key, entry in entries.items() if entry.value is not None}
-              for name, entries in config.items()}
+    values = {
+        name: {key: entry.value for key, entry in entries.items() if entry.value is not None}
+        for name, entries in config.items()
+    }
     actual = {
         name: ActualTopic(states[name].partitions, states[name].replication, values.get(name)) for name in existing
     }

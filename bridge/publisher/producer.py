@@ -33,8 +33,8 @@ from bridge.kafka.client import (
     answers,
     backoff,
     client_options,
+    describe_error,
     sender_task_done,
-    words,
 )
 from bridge.publisher.batch import Batch, latest_offsets
 from bridge.telemetry.metrics import Metrics
@@ -113,7 +113,7 @@ class Sender:
                 async with asyncio.timeout(30):
                     await producer.start()
             except (KafkaError, OSError, TimeoutError) as error:
-                self._tell(connected=False, detail=words(error))
+                self._tell(connected=False, detail=describe_error(error))
                 await abandon(producer)
                 await asyncio.sleep(backoff(attempt))
                 attempt += 1
@@ -138,7 +138,7 @@ class Sender:
             handed_over = [batch.future for batch in batches if batch.future is not None]
             stalled = await self._await_confirmation(producer, handed_over)
         except (KafkaError, OSError, TimeoutError) as error:
-            _log.info("kafka_send_failed", detail=words(error))
+            _log.info("kafka_send_failed", detail=describe_error(error))
         verdicts = self._classify(events, placed, refused, stalled=stalled)
         if len(verdicts.sent) != len(events):
             self._metrics.producer_replacements.inc()
@@ -160,7 +160,7 @@ class Sender:
                 async with asyncio.timeout_at(deadline):
                     found[topic] = len(await producer.partitions_for(topic))
             except TopicAuthorizationFailedError as error:
-                refused[topic] = words(error)
+                refused[topic] = describe_error(error)
             except (UnknownTopicOrPartitionError, TimeoutError):
                 # aiokafka says the same of a Kafka that is away: ask again, and let that fail if it is.
                 metadata = await producer.client.fetch_all_metadata()
@@ -244,13 +244,13 @@ class Sender:
                 self._isolated_ids.discard(prepared.event.id)
             elif isinstance(outcome, EVENT_ERRORS) and population[id(batch)] == 1:
                 reason = "rejected_by_kafka" if isinstance(outcome, InvalidRecord) else "too_large"
-                verdicts.rejected.append((prepared, reason, words(outcome)))
+                verdicts.rejected.append((prepared, reason, describe_error(outcome)))
                 self._isolated_ids.discard(prepared.event.id)
             elif isinstance(outcome, EVENT_ERRORS):
                 self._isolated_ids.add(prepared.event.id)
                 verdicts.again.append(prepared)
             elif isinstance(outcome, TOPIC_ERRORS):
-                verdicts.refuse(prepared, words(outcome))
+                verdicts.refuse(prepared, describe_error(outcome))
             elif topic in refused:
                 verdicts.refuse(prepared, refused[topic])
             elif outcome is None and stalled and some_sent and batch is not None and batch.future is not None:

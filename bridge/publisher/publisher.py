@@ -24,7 +24,8 @@ from aiokafka.errors import KafkaError
 from bridge.config.sections import KafkaSettings
 from bridge.contract.normalizer import Normalizer
 from bridge.event import Delivery
-from bridge.kafka.client import backoff
+from bridge.kafka.client import backoff, describe_error
+from bridge.kafka.topics import TopicSurvey
 from bridge.publisher.producer import DeliveryReport, OutgoingEvent, Sender
 from bridge.queue.interface import DeliveryQueue
 from bridge.queue.journal_file import Group, Parked
@@ -72,13 +73,17 @@ class Publisher:
         normalizer: Normalizer,
         settings: KafkaSettings,
         metrics: Metrics,
-        provision: Callable[[], Awaitable[None]],
+        provision: Callable[[], Awaitable[TopicSurvey]],
         make_sender: Callable[..., Sender] = Sender,
         tracing: Tracing | None = None,
         recent: RecentActivity | None = None,
         health: Health | None = None,
     ) -> None:
-        """`provision` makes or verifies the topics; it is tried until Kafka answers, before the first event."""
+        """`provision` checks the topics and creates missing ones.
+
+        It is called before the first event, after a reconnection and before a blocked topic is retried. The topics
+        that it returns as blocked are not published to: their events are parked.
+        """
         self._backlog = backlog
         self._normalizer = normalizer
         self._settings = settings
@@ -97,6 +102,7 @@ class Publisher:
         self._blocked_topics: dict[str, int] = {}
         self._retry_tasks: set[asyncio.Task[None]] = set()
         self._connected: bool | None = None
+        self._reconnected = False
 
     @property
     def connected(self) -> bool:
@@ -168,12 +174,16 @@ class Publisher:
         return Window(events, upto)
 
     async def _publish(self, tasks: asyncio.TaskGroup) -> None:
-        await self._provision_topics()
+        await self._check_topics(tasks)
         await self._sender.connect()
+        self._reconnected = False
         for topic in self._backlog.parked:
-            self._block_topic(topic, "it refused before the restart", tasks)
+            self._block_topic(topic, "it was blocked before the restart", tasks)
         while True:
             window = await self._next_window()
+            if self._reconnected:
+                self._reconnected = False
+                await self._check_topics(tasks)
             parked = await self._send(window.events, tasks)
             if not parked:
                 self._backlog.settle(window.upto)
@@ -182,14 +192,18 @@ class Publisher:
             for topic, _ in parked:
                 self._blocked_topics[topic] -= 1
 
-    async def _provision_topics(self) -> None:
+    async def _check_topics(self, tasks: asyncio.TaskGroup) -> None:
+        for topic, reason in (await self._provision_topics()).blocked.items():
+            self._block_topic(topic, reason, tasks)
+
+    async def _provision_topics(self) -> TopicSurvey:
         attempt = 0
         while True:
             try:
                 async with asyncio.timeout(PROVISION_SECONDS):
                     return await self._provision()
             except (KafkaError, OSError, TimeoutError) as error:
-                self._set_connected(connected=False, detail=f"{type(error).__name__}: {error}")
+                self._set_connected(connected=False, detail=describe_error(error))
                 await asyncio.sleep(backoff(attempt))
                 attempt += 1
 
@@ -239,6 +253,7 @@ class Publisher:
         self._metrics.kafka_connected.set(connected)
         if connected is self._connected:
             return
+        self._reconnected = connected
         self._connected = connected
         servers = self._settings.bootstrap_servers
         if connected:
@@ -269,6 +284,8 @@ class Publisher:
             while True:
                 await asyncio.sleep(backoff(attempt))
                 attempt += 1
+                if topic in (await self._provision_topics()).blocked:
+                    continue
                 while parked := await self._backlog.read_parked(topic, PARKED_RETRY_BATCH):
                     done = await self._send_parked(sender, parked)
                     if not done:

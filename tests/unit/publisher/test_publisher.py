@@ -11,6 +11,7 @@ from bridge.config.sections import KafkaSettings
 from bridge.contract.normalizer import Normalizer
 from bridge.contract.schemas import Contract
 from bridge.event import Delivery
+from bridge.kafka.topics import TopicSurvey
 from bridge.publisher import publisher
 from bridge.publisher.publisher import Publisher
 from bridge.queue.journal_file import Group
@@ -37,8 +38,8 @@ class Endless:
 def publisher_of(backlog: Any) -> Publisher:
     """Return a publisher that is not running."""
 
-    async def nothing() -> None:
-        pass
+    async def nothing() -> TopicSurvey:
+        return TopicSurvey([], {})
 
     return Publisher(backlog, Normalizer(Contract.load()), KafkaSettings(), Metrics(), nothing)
 
