@@ -8,12 +8,15 @@ DEV := $(VENV)/dev.stamp
 BASE ?= HEAD~1
 NODE := tests/node/node_modules/.package-lock.json
 COMPOSE := docker compose -f deploy/compose.yaml
+LOWEST := .cache/lowest
 UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-annotate --no-strip-extras --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
+EXTRAS := --extra embedded --extra tracing
+PIP_SYNC = -m pip install --quiet --disable-pip-version-check --require-hashes -r
 
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos bench bench-compare bench-tuning profile check check-schemas schemas deploy-files sizing \
-	fmt lock clean compose-up compose-down
+.PHONY: help run test test-lowest chaos bench bench-compare bench-tuning profile check check-schemas schemas \
+	deploy-files sizing fmt lock lines clean compose-up compose-down
 
 help:  ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +26,9 @@ run: $(RUN)  ## Run the bridge on an embedded broker, with a live view of every 
 
 test: $(DEV)  ## Run all tests, on the embedded broker and on Apache Kafka; ARGS="-k name" to choose
 	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(ARGS)
+
+test-lowest: $(LOWEST)/stamp  ## Run the unit and HTTP tests with the lowest versions of all dependencies
+	@$(LOWEST)/bin/python -m pytest -q -n 2 -p no:cacheprovider tests/unit tests/integration/test_http_responses.py $(ARGS)
 
 chaos: $(DEV)  ## Break everything around the bridge, and show that nothing is lost; CHAOS_SEED=n to repeat a run
 	@CHAOS=long $(BIN)/python -m pytest tests/chaos tests/integration/test_security.py tests/integration/test_limits.py -q $(ARGS)
@@ -47,6 +53,7 @@ check: $(DEV) check-schemas  ## Lint, check the format, the types, the contract,
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo --cache-dir .cache/import-linter tests/checks/imports.toml
 	@$(BIN)/python -m pytest --quiet --no-header tests/deploy/files
 
 check-schemas: $(DEV)
@@ -79,10 +86,22 @@ fmt: $(DEV)  ## Format the code and mend what can be mended by a tool
 	@$(BIN)/ruff check --fix-only --quiet
 	@$(BIN)/ruff format
 
-lock: $(DEV)  ## Choose the newest dependencies and write them down with their hashes
+lock: $(DEV)  ## Update the lock files (newest versions, with hashes)
 	@$(BIN)/python -m pip install --quiet uv
-	@$(UV_COMPILE) --upgrade --extra embedded --extra tracing --output-file requirements.lock pyproject.toml
-	@$(UV_COMPILE) --upgrade --extra embedded --extra tracing --group dev --output-file tests/requirements.lock pyproject.toml
+	@mkdir -p .cache
+	@$(UV_COMPILE) --upgrade $(EXTRAS) --output-file requirements.lock pyproject.toml
+	@# What is tested is what ships: the first lock constrains the second.
+	@$(UV_COMPILE) --upgrade $(EXTRAS) --group dev --constraint requirements.lock \
+		--output-file tests/requirements.lock pyproject.toml
+	@# The lowest version of each dependency of pyproject.toml, the newest of everything else.
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade --resolution lowest-direct $(EXTRAS) \
+		--no-annotate --no-header --output-file .cache/lowest.txt pyproject.toml
+	@$(UV_COMPILE) --upgrade $(EXTRAS) --group test --constraint .cache/lowest.txt \
+		--output-file tests/lowest.lock pyproject.toml
+
+lines:  ## Print the line counts of bridge/: production code, and everything
+	@cat $$(git ls-files 'bridge/*.py' ':!bridge/operations' ':!bridge/devtools' ':!bridge/cli') | wc -l | sed 's/$$/ production/'
+	@cat $$(git ls-files 'bridge/*.py') | wc -l | sed 's/$$/ in all/'
 
 clean:  ## Remove the environment, caches and build output
 	@rm -rf $(VENV) tests/node/node_modules .cache dist .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
@@ -94,14 +113,24 @@ $(VENV)/pyvenv.cfg:
 	@$(PYTHON) -m venv $(VENV)
 
 $(RUN): $(VENV)/pyvenv.cfg requirements.lock pyproject.toml
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@echo "installing the bridge and its dependencies"
+	@$(BIN)/python $(PIP_SYNC) requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@
 
 $(NODE): tests/node/package-lock.json
+	@echo "installing AsyncAPI's parser (npm)"
 	@cd tests/node && npm ci --silent --no-audit --no-fund --ignore-scripts
 	@touch $@
 
 $(DEV): $(RUN) tests/requirements.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r tests/requirements.lock
+	@echo "installing the development tools"
+	@$(BIN)/python $(PIP_SYNC) tests/requirements.lock
+	@touch $@
+
+$(LOWEST)/stamp: tests/lowest.lock pyproject.toml | $(VENV)/pyvenv.cfg
+	@echo "installing the lowest versions of all dependencies in $(LOWEST)"
+	@$(PYTHON) -m venv --clear $(LOWEST)
+	@$(LOWEST)/bin/python $(PIP_SYNC) tests/lowest.lock
+	@$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@

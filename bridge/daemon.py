@@ -16,11 +16,12 @@ from typing import NamedTuple
 import structlog
 
 from bridge.admin.server import Admin
+from bridge.admin.status import Sources, Status
 from bridge.config.settings import Settings
 from bridge.contract.drift import Drift
 from bridge.contract.normalizer import Normalizer
 from bridge.contract.schemas import Contract
-from bridge.ingress.server import DEFAULT_SOURCE, WebhookServer
+from bridge.ingress.server import WebhookServer
 from bridge.ingress.tokens import Tokens
 from bridge.kafka.client import client_options
 from bridge.kafka.provisioning import TopicProvisioner
@@ -35,6 +36,7 @@ from bridge.telemetry.metrics import Metrics
 from bridge.telemetry.recent_activity import RecentActivity
 from bridge.telemetry.token_status import register_tokens
 from bridge.telemetry.tracing import start_tracing
+from bridge.webhook import DEFAULT_SOURCE
 
 _log = structlog.stdlib.get_logger()
 
@@ -61,7 +63,8 @@ async def run(
     recent = RecentActivity()
     metrics = Metrics(recent)
     tokens = Tokens.from_settings(settings)
-    register_tokens(metrics, tokens.statuses)
+    if not tokens.authentication_disabled:
+        register_tokens(metrics, tokens.statuses)
     client_options(settings.kafka)  # a certificate that cannot be read is told now, not at the first connection
     contract = Contract.load(settings.topics.prefix)
     metrics.initialize([DEFAULT_SOURCE, *settings.allowed_sources], [topic.name for topic in contract.topics.values()])
@@ -94,7 +97,9 @@ async def run(
             recent=recent,
             health=health,
         )
-        admin = Admin(settings, backlog, metrics, recent=recent, connected=lambda: publisher.connected, drift=drift)
+        tokens_status = None if tokens.authentication_disabled else tokens.statuses
+        sources = Sources(lambda: publisher.connected, drift.report, tokens_status)
+        admin = Admin(settings, Status(settings, backlog, metrics, health, sources), metrics, health, recent)
         ingress = WebhookServer(settings, tokens, backlog, metrics, tracing)
         metrics.register_gauge(
             "bridge_requests_in_flight", "Requests of the public port without a response.", lambda: ingress.in_flight

@@ -1,7 +1,7 @@
 """`gumlet-bridge topics`: lists the contract's topics, compares them with Kafka, creates and updates them.
 
 Input: settings, the contract, Kafka. Output: tables; exit code 1 when a check finds a difference.
-Invariants: `list` needs no Kafka; `check` changes nothing; `apply` changes only what it has shown and the user accepted.
+Invariants: `list` needs no Kafka; `check` changes nothing; `apply` changes only what the user has seen and accepted.
 """
 
 from __future__ import annotations

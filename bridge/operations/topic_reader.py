@@ -2,13 +2,15 @@
 
 Input: Kafka settings, topic names, a start position. Output: records whose value is the JSON, in any wire format.
 Invariants: nothing is left behind on Kafka (no consumer group, no commit, no topic created: topics are subscribed by
-pattern, because aiokafka's metadata requests by name create a missing topic); each partition is read in order; without
-`follow`, a read ends at the end offsets of its start; an error of Kafka is a BridgeError with the cause and the fix.
+pattern, because aiokafka's metadata requests by name create a missing topic); records come in order of time across
+partitions, and in order of offset within each; without `follow`, a read ends at the end offsets of its start; an error
+of Kafka is a BridgeError with the cause and the fix.
 """
 
 from __future__ import annotations
 
 import asyncio
+import heapq
 import logging
 import re
 from contextlib import asynccontextmanager, contextmanager
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Literal
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
+from aiokafka.partitioner import murmur2
 
 from bridge.errors import BridgeError
 from bridge.kafka.client import ConnectionFailedError, client_options, describe_error
@@ -23,7 +26,7 @@ from bridge.kafka.diagnosis import explain
 from bridge.kafka.wire_format import detect_format, strip_schema_id
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Iterator
+    from collections.abc import AsyncIterator, Collection, Iterable, Iterator
 
     from aiokafka import ConsumerRecord
 
@@ -63,39 +66,78 @@ def translate_kafka_errors(kafka: KafkaSettings) -> Iterator[None]:
 
 
 class Reader:
-    """Reads those topics of a consumer's subscription that exist; created by `open_reader`."""
+    """Reads those topics of a consumer's subscription that exist; with `key`, its partition alone."""
 
-    def __init__(self, consumer: AIOKafkaConsumer) -> None:
+    def __init__(self, consumer: AIOKafkaConsumer, key: bytes | None = None) -> None:
         self._consumer = consumer
-        self._partitions: list[TopicPartition] = sorted(consumer.assignment())
+        self._assigned = consumer.assignment()
+        self._positions: dict[TopicPartition, int] = {}
+        self._partitions: list[TopicPartition] = sorted(self._assigned)
         self.topics = sorted({partition.topic for partition in self._partitions})
+        if key is not None:
+            hashed = murmur2(key) & 0x7FFFFFFF
+            counts = {topic: len(consumer.partitions_for_topic(topic)) for topic in self.topics}
+            others = {each for each in self._partitions if each.partition != hashed % counts[each.topic]}
+            consumer.pause(*others)
+            self._partitions = [each for each in self._partitions if each not in others]
 
     async def records(self, start: Start = "beginning", *, follow: bool = False) -> AsyncIterator[ConsumerRecord]:
         """Yield records from `start`; without `follow`, up to the end offsets of the call."""
         if not self._partitions:
             return
-        consumer = self._consumer
-        ends = await consumer.end_offsets(self._partitions)
-        positions = await self._start_offsets(start, ends)
-        self._seek(positions)
+        ends = await self._consumer.end_offsets(self._partitions)
+        begins = await self._start_offsets(start, ends)
+        self._seek(begins)
         since = start if isinstance(start, int) else 0
-        assigned = consumer.assignment()
-        unfinished = {partition for partition in self._partitions if positions[partition] < ends[partition]}
-        while follow or unfinished:
-            batches = await consumer.getmany(timeout_ms=POLL_MS, max_records=MAX_BATCH)
-            for partition, batch in batches.items():
-                for record in batch:
-                    if record.offset < positions.get(partition, 0):
-                        continue
-                    positions[partition] = record.offset + 1
-                    if record.timestamp >= since and (follow or record.offset < ends.get(partition, 0)):
-                        yield strip_schema_id(record)
-            if assigned != (assigned := consumer.assignment()):
-                # A topic was created or deleted: aiokafka starts all partitions again.
-                self._seek({partition: positions[partition] for partition in assigned & positions.keys()})
-            if not follow:
+        newer: list[ConsumerRecord] = []
+        async for record in self._merge({each for each in self._partitions if begins[each] < ends[each]}, ends, newer):
+            if record.timestamp >= since:
+                yield strip_schema_id(record)
+        while follow:
+            for record in sorted(newer, key=lambda each: each.timestamp):
+                yield strip_schema_id(record)
+            newer = [record for batch in (await self._fetch(self._partitions)).values() for record in batch]
+
+    async def _merge(
+        self, unread: set[TopicPartition], ends: dict[TopicPartition, int], newer: list[ConsumerRecord]
+    ) -> AsyncIterator[ConsumerRecord]:
+        """Yield the records before `ends`, merged by time; what is fetched beyond them is added to `newer`."""
+        heap: list[tuple[int, TopicPartition, int, ConsumerRecord]] = []
+        buffered = dict.fromkeys(unread, 0)
+        latest = dict.fromkeys(unread, 0)
+        while unread or heap:
+            if starved := [each for each in unread if not buffered[each]]:
+                for partition, batch in (await self._fetch(starved)).items():
+                    for record in batch:
+                        if record.offset >= ends[partition]:
+                            newer.append(record)
+                            continue
+                        # Never earlier than the record before it: the order within a partition is kept.
+                        latest[partition] = max(latest[partition], record.timestamp)
+                        heapq.heappush(heap, (latest[partition], partition, record.offset, record))
+                        buffered[partition] += 1
                 # By position, not by record: a compacted partition may have no record at its end.
-                unfinished = {p for p in unfinished & assigned if await consumer.position(p) < ends[p]}
+                unread = {p for p in unread & self._assigned if await self._consumer.position(p) < ends[p]}
+                continue
+            _, partition, _, record = heapq.heappop(heap)
+            buffered[partition] -= 1
+            yield record
+
+    async def _fetch(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, list[ConsumerRecord]]:
+        """Return the next records of these partitions, each record once."""
+        if not (wanted := [partition for partition in partitions if partition in self._assigned]):
+            await asyncio.sleep(POLL_MS / 1000)
+            return {}
+        found = {}
+        batches = await self._consumer.getmany(*wanted, timeout_ms=POLL_MS, max_records=MAX_BATCH)
+        for partition, batch in batches.items():
+            found[partition] = [record for record in batch if record.offset >= self._positions.get(partition, 0)]
+            self._positions[partition] = batch[-1].offset + 1
+        if (assigned := self._consumer.assignment()) != self._assigned:
+            # A topic was created or deleted: aiokafka starts all partitions again.
+            self._assigned = assigned
+            self._seek({each: offset for each, offset in self._positions.items() if each in assigned})
+        return found
 
     async def count(self) -> int:
         """Return the approximate number of records, for a progress bar."""
@@ -118,6 +160,7 @@ class Reader:
                     yield batch[0]
 
     def _seek(self, offsets: dict[TopicPartition, int]) -> None:
+        self._positions.update(offsets)
         for partition, offset in offsets.items():
             self._consumer.seek(partition, offset)
 
@@ -137,8 +180,11 @@ class Reader:
 
 
 @asynccontextmanager
-async def open_reader(kafka: KafkaSettings, topics: Collection[str]) -> AsyncIterator[Reader]:
-    """Connect a reader of those of `topics` that exist, for the length of the block."""
+async def open_reader(kafka: KafkaSettings, topics: Collection[str], key: bytes | None = None) -> AsyncIterator[Reader]:
+    """Connect a reader of those of `topics` that exist, for the length of the block.
+
+    With `key`, only the partition that records with this key are published to is read.
+    """
     with translate_kafka_errors(kafka):
         consumer = AIOKafkaConsumer(
             **client_options(kafka),
@@ -156,7 +202,7 @@ async def open_reader(kafka: KafkaSettings, topics: Collection[str]) -> AsyncIte
             # aiokafka's own tasks must have started: stopped before, they end the caller with CancelledError.
             await asyncio.sleep(0)
             await _wait_for_assignment(consumer, topics)
-            yield Reader(consumer)
+            yield Reader(consumer, key)
         finally:
             await consumer.stop()
 

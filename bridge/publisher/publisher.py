@@ -27,8 +27,7 @@ from bridge.event import Delivery
 from bridge.kafka.client import backoff, describe_error
 from bridge.kafka.topics import TopicSurvey
 from bridge.publisher.producer import DeliveryReport, OutgoingEvent, Sender
-from bridge.queue.interface import DeliveryQueue
-from bridge.queue.journal_file import Group, Parked
+from bridge.queue.interface import DeliveryQueue, Group, Parked
 from bridge.telemetry.health import Health
 from bridge.telemetry.metrics import Metrics
 from bridge.telemetry.recent_activity import MAX_ENTRIES, RecentActivity
