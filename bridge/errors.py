@@ -4,7 +4,6 @@ BridgeError
 ├── ConfigError                    end with exit code 78: the message lists each mistake and its fix
 │   └── RegistryIncompatible       the registry cannot give what the wire format needs
 ├── ContractError                  end with exit code 78: a schema file is missing or invalid
-├── TopicMismatchError             end with exit code 78: Kafka's topics differ from the contract
 ├── RegistryError                  request the schema registry again later, or show its message
 ├── JournalLocked                  end with exit code 75: another process holds the journal
 ├── UnsupportedJournalVersion      end with exit code 78: written by a newer version of the bridge
@@ -34,12 +33,6 @@ class ConfigError(BridgeError):
 
 class ContractError(BridgeError):
     """The files in `schemas/` cannot be used."""
-
-    exit_code = EX_CONFIG
-
-
-class TopicMismatchError(BridgeError):
-    """Kafka's topics differ from the contract, and `topics.provision` is `verify`."""
 
     exit_code = EX_CONFIG
 

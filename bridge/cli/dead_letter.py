@@ -32,7 +32,7 @@ from bridge.errors import BridgeError
 from bridge.operations.dead_letters import DeadLetter
 from bridge.operations.one_shot_producer import open_producer, send_all
 from bridge.operations.record_view import describe_dead_letter
-from bridge.operations.topic_reader import reading
+from bridge.operations.topic_reader import open_reader
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -152,7 +152,7 @@ class _Outcome:
 
 async def _letters(settings: Settings, wanted: DeliveryFilter) -> AsyncIterator[DeadLetter]:
     topic = f"{settings.topics.prefix}{DEAD_LETTER}"
-    async with reading(settings.kafka, [topic]) as reader:
+    async with open_reader(settings.kafka, [topic]) as reader:
         if not reader.topics:
             raise BridgeError(
                 f"Topic {topic} does not exist on Kafka. Fix: BRIDGE_TOPICS_PREFIX, or `gumlet-bridge topics apply`."

@@ -16,7 +16,7 @@ from bridge.contract.normalizer import Normalizer
 from bridge.contract.schemas import Contract
 from bridge.errors import BridgeError
 from bridge.kafka.client import client_options
-from bridge.kafka.provision import provision
+from bridge.kafka.provisioning import TopicProvisioner
 from bridge.operations.journal_reader import journal_path, viewing
 from bridge.publisher.publisher import Publisher
 from bridge.publisher.registry_encoder import create_encoder
@@ -115,7 +115,7 @@ async def _drain(settings: Settings, contract: Contract, patience: float) -> tup
             Normalizer(contract),
             settings.kafka,
             metrics,
-            provision=lambda: provision(settings, contract),
+            provision=TopicProvisioner(settings, contract).ensure_topics,
             encoder=create_encoder(settings.registry, contract),
         )
         left = journal.depth

@@ -36,7 +36,7 @@ from bridge.operations.reconciliation import (
     find_in_history,
     sort_by_finality,
 )
-from bridge.operations.topic_reader import reading
+from bridge.operations.topic_reader import open_reader
 from bridge.webhook import DEFAULT_SOURCE, WEBHOOK_PATH, source_in_url
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ async def _select_webhooks(api: GumletApi, ids: list[str]) -> list[Webhook]:
 
 async def _read_published(settings: Settings, contract: Contract, since_ms: int) -> PublishedIndex:
     published = PublishedIndex(contract)
-    async with reading(settings.kafka, {topic.name for topic in contract.topics.values()}) as reader:
+    async with open_reader(settings.kafka, {topic.name for topic in contract.topics.values()}) as reader:
         if not reader.topics:
             raise BridgeError(
                 "Kafka has no topic of the contract. Fix: BRIDGE_TOPICS_PREFIX, or `gumlet-bridge topics apply`."

@@ -1,9 +1,8 @@
-"""How every client of the bridge reaches Kafka, and what its errors mean.
+"""The settings as aiokafka's keyword arguments, and the errors of aiokafka.
 
-The settings, as aiokafka's keyword arguments.
-
-The one place that asks for Kafka's secrets. Certificates are read when a client is made; an OAuth token is read from
-its file at each connection, so that whoever renews the file needs to tell nobody.
+Input: KafkaSettings. Output: the options of every client (producer, consumer, AIOKafkaClient).
+Invariants: this is the only module that reads Kafka's secrets. Certificates are read when a client is created; an
+OAuth token is read from its file at each connection, so that its rotation needs no reload.
 """
 
 from __future__ import annotations
@@ -11,27 +10,31 @@ from __future__ import annotations
 import asyncio
 import random
 import ssl
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from aiokafka.abc import AbstractTokenProvider
-from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaConnectionError
 
 from bridge.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from bridge.config.sections import KafkaSettings
 
-ADMIN_TIMEOUT_MS = 15_000
 BACKOFF_SECONDS = (0.2, 10.0)
 """First and longest pause between two attempts to reach Kafka; each is shortened at random by up to half."""
 
 
+class ConnectionFailedError(KafkaConnectionError):  # type: ignore[misc]  # aiokafka has no types
+    """No connection to Kafka. The text names the address, the cause and the fix."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class TokenFile(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has no types
-    """An OAuth bearer token that something else keeps fresh in a file."""
+    """An OAuth bearer token in a file that another program rotates."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -39,20 +42,6 @@ class TokenFile(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has no
     async def token(self) -> str:
         """Read the token. aiokafka asks at each connection and treats OSError as a failed connection."""
         return (await asyncio.to_thread(self._path.read_text)).strip()
-
-
-@asynccontextmanager
-async def admin_client(kafka: KafkaSettings) -> AsyncIterator[AIOKafkaAdminClient]:
-    """Connect an admin client for the length of the block.
-
-    Raises KafkaError or TimeoutError when Kafka does not answer.
-    """
-    admin = AIOKafkaAdminClient(**client_options(kafka), request_timeout_ms=ADMIN_TIMEOUT_MS)
-    try:
-        await admin.start()
-        yield admin
-    finally:
-        await admin.close()
 
 
 def client_options(kafka: KafkaSettings) -> dict[str, Any]:
@@ -71,11 +60,11 @@ def client_options(kafka: KafkaSettings) -> dict[str, Any]:
         options["sasl_mechanism"] = kafka.sasl_mechanism
         if kafka.sasl_mechanism == "OAUTHBEARER":
             if kafka.sasl_oauth_token_file is None:
-                raise ConfigError("BRIDGE_KAFKA_SASL_OAUTH_TOKEN_FILE is needed with OAUTHBEARER.")
+                raise ConfigError("BRIDGE_KAFKA_SASL_OAUTH_TOKEN_FILE is required with OAUTHBEARER.")
             options["sasl_oauth_token_provider"] = TokenFile(kafka.sasl_oauth_token_file)
         elif kafka.sasl_username is None or kafka.sasl_password is None:
             raise ConfigError(
-                "BRIDGE_KAFKA_SASL_USERNAME and BRIDGE_KAFKA_SASL_PASSWORD are needed with "
+                "BRIDGE_KAFKA_SASL_USERNAME and BRIDGE_KAFKA_SASL_PASSWORD are required with "
                 f"sasl_mechanism {kafka.sasl_mechanism}."
             )
         else:
@@ -113,7 +102,9 @@ def backoff(attempt: int) -> float:
     return min(longest, first * 2.0 ** min(attempt, 16)) * random.uniform(0.5, 1)  # noqa: S311 - not a secret
 
 
-def words(error: BaseException) -> str:
-    """Say an error in one line, its kind first: aiokafka's texts alone seldom tell."""
+def describe_error(error: BaseException) -> str:
+    """Return an error as one line that starts with its type: aiokafka's texts alone are often empty."""
     text = str(error)
+    if isinstance(error, ConnectionFailedError):
+        return text
     return text if text.startswith(type(error).__name__) else f"{type(error).__name__}: {text}".rstrip(": ")

@@ -23,8 +23,10 @@ from bridge.kafka.produce_errors import TOO_LARGE, error_number
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Mapping
 
     from bridge.event import Event
+    from bridge.kafka.topics import TopicLimits
     from bridge.publisher.outgoing import OutgoingEvent
 
 OLDEST_RECORD_MS = (3_600_000, 60_000, 0)
@@ -63,6 +65,12 @@ class BatchLimits:
         self._bytes: dict[str, int] = {}
         self._records: dict[tuple[str, int], int] = {}
         self._oldest_ms: dict[str, int] = {}
+
+    def set_topics(self, limits: Mapping[str, TopicLimits]) -> None:
+        """Take over the limits that topics are configured with."""
+        for topic, limit in limits.items():
+            # A margin for the time until Kafka receives the record, and for the difference between the clocks.
+            self._oldest_ms[topic] = limit.before_max_ms - min(limit.before_max_ms // 10, OLDEST_RECORD_MS[1])
 
     def max_bytes(self, topic: str) -> float:
         """Return the most bytes of a batch with more than one record."""

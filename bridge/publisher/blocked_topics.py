@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 
 import structlog
 from aiokafka.errors import KafkaError
 
-from bridge.errors import BridgeError
-from bridge.kafka.client import backoff
+from bridge.kafka.client import backoff, describe_error
+from bridge.kafka.topics import TopicSurvey
 from bridge.publisher.conversion import EventConverter
 from bridge.publisher.outgoing import DeliveryReport, OutgoingEvent
 from bridge.publisher.producer import BatchProducer
@@ -33,8 +32,6 @@ CONVERT_CHUNK_EVENTS = 25
 """Events converted before the loop may serve requests again."""
 PROVISION_SECONDS = 30.0
 """Time limit for creating or verifying topics before an attempt."""
-PROVISION_PAUSE_SECONDS = 1.0
-"""Topics that are retried within this time share one provisioning."""
 
 _log = structlog.stdlib.get_logger()
 
@@ -48,7 +45,7 @@ class BlockedTopics:
         converter: EventConverter,
         *,
         make_producer: Callable[[], BatchProducer],
-        provision: Callable[[], Awaitable[None]],
+        provision: Callable[[], Awaitable[TopicSurvey]],
         record: Callable[[DeliveryReport], None],
         health: Health,
     ) -> None:
@@ -63,8 +60,6 @@ class BlockedTopics:
         self._unparked: dict[str, int] = {}
         self._tasks: asyncio.TaskGroup | None = None
         self._retries: set[asyncio.Task[None]] = set()
-        self._provisioning = asyncio.Lock()
-        self._provisioned_at = 0.0
 
     def __contains__(self, topic: str) -> bool:
         return topic in self._unparked
@@ -112,7 +107,9 @@ class BlockedTopics:
             while True:
                 await asyncio.sleep(backoff(attempt))
                 attempt += 1
-                await self._provision_topics()
+                if (reason := await self._provisioning_problem(topic)) is not None:
+                    self._report_failure(topic, reason)
+                    continue
                 while parked := await self._queue.read_parked(topic, PARKED_RETRY_BATCH):
                     done = await self._send_parked(topic, parked, producer)
                     if not done:
@@ -128,17 +125,17 @@ class BlockedTopics:
         finally:
             await producer.close()
 
-    async def _provision_topics(self) -> None:
-        """Create or verify the topics, as configured: a topic that was deleted is created again."""
-        async with self._provisioning:
-            if time.monotonic() - self._provisioned_at < PROVISION_PAUSE_SECONDS:
-                return
-            try:
-                async with asyncio.timeout(PROVISION_SECONDS):
-                    await self._provision()
-            except (KafkaError, OSError, BridgeError) as error:
-                _log.warning("topics_not_provisioned", detail=f"{type(error).__name__}: {error}", hint="retrying")
-            self._provisioned_at = time.monotonic()
+    async def _provisioning_problem(self, topic: str) -> str | None:
+        """Check the topics, and create those that were deleted; return why `topic` must not be published to now."""
+        try:
+            async with asyncio.timeout(PROVISION_SECONDS):
+                return (await self._provision()).blocked.get(topic)
+        except (KafkaError, OSError, TimeoutError) as error:
+            return describe_error(error)
+
+    def _report_failure(self, topic: str, detail: str) -> None:
+        _log.warning("topic_still_blocked", topic=topic, detail=detail, hint="retrying")
+        self._report(topic, detail)
 
     async def _send_parked(self, topic: str, parked: Sequence[Parked], producer: BatchProducer) -> list[Parked]:
         """Send parked deliveries once; return those that are on Kafka now, as events or dead letters."""
@@ -163,7 +160,5 @@ class BlockedTopics:
             waiting = topic != dead_letters and dead_letters in self
             events = [] if waiting else [outgoing for outgoing in replaced if outgoing is not None]
         if len(done) < len(parked):
-            remaining = len(parked) - len(done)
-            _log.warning("topic_still_blocked", topic=topic, parked=remaining, detail=detail, hint="retrying")
-            self._report(topic, detail)
+            self._report_failure(topic, detail or "not confirmed")
         return [each for each in parked if each.number in done]

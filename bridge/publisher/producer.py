@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import structlog
 from aiokafka.errors import BrokerResponseError, KafkaError
 
-from bridge.kafka.client import backoff, words
+from bridge.kafka.client import backoff, describe_error
 from bridge.kafka.metadata import topic_state
 from bridge.kafka.produce_errors import TOO_LARGE, classify, error_number
 from bridge.publisher.batching import BatchLimits, PartitionQueue
@@ -71,7 +71,7 @@ class BatchProducer:
         self._encoder = encoder
         self._block_silent = block_silent
         self._producer: KafkaProducer | None = None
-        self._limits = BatchLimits()
+        self.limits = BatchLimits()
         self._unknown_errors: Counter[str] = Counter()
         self._sends = itertools.count()
 
@@ -86,7 +86,7 @@ class BatchProducer:
             try:
                 await producer.start()
             except (KafkaError, OSError, TimeoutError) as error:
-                self._on_connection(connected=False, detail=words(error))
+                self._on_connection(connected=False, detail=describe_error(error))
                 await producer.close(flush=False)
                 await asyncio.sleep(backoff(attempt))
                 attempt += 1
@@ -106,7 +106,7 @@ class BatchProducer:
         try:
             partitions, blocked = await self._partitions(api, events)
         except (KafkaError, OSError, TimeoutError) as error:
-            _log.warning("metadata_failed", detail=words(error), hint="retrying")
+            _log.warning("metadata_failed", detail=describe_error(error), hint="retrying")
             await self._replace()
             return DeliveryReport(retry=list(events))
         queues = self._distribute(events, partitions)
@@ -114,7 +114,7 @@ class BatchProducer:
             api,
             queues,
             settings=self._settings,
-            limits=self._limits,
+            limits=self.limits,
             encoder=self._encoder,
             on_connection=self._on_connection,
             block_silent=self._block_silent,
@@ -212,13 +212,15 @@ class BatchProducer:
             return error
         concern, topic = classify(error), queue.topic
         if concern == "topic" or self._unknown_errors[topic] >= UNKNOWN_ERRORS:
-            return words(error)
-        _log.warning("batch_failed", topic=topic, partition=queue.partition, detail=words(error), hint="retrying")
-        if concern == "record_time" and (topic in aged or self._limits.reject_age(topic)):
+            return describe_error(error)
+        _log.warning(
+            "batch_failed", topic=topic, partition=queue.partition, detail=describe_error(error), hint="retrying"
+        )
+        if concern == "record_time" and (topic in aged or self.limits.reject_age(topic)):
             aged.add(topic)
-        elif concern != "unknown" and not self._limits.shrink(queue, error):
+        elif concern != "unknown" and not self.limits.shrink(queue, error):
             reason = "record_too_large" if error_number(error) in TOO_LARGE else "rejected_by_kafka"
-            report.rejected.append(Rejection(queue.batch[0], reason, words(error)))
+            report.rejected.append(Rejection(queue.batch[0], reason, describe_error(error)))
         return None
 
     def _count_unknown_errors(self, queues: Sequence[PartitionQueue]) -> None:

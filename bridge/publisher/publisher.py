@@ -26,7 +26,8 @@ from aiokafka.errors import KafkaError
 
 from bridge.config.sections import KafkaSettings
 from bridge.contract.normalizer import Normalizer
-from bridge.kafka.client import backoff
+from bridge.kafka.client import backoff, describe_error
+from bridge.kafka.topics import TopicSurvey
 from bridge.publisher.blocked_topics import BlockedTopics
 from bridge.publisher.conversion import EventConverter
 from bridge.publisher.outgoing import DeliveryReport, OutgoingEvent, RecordEncoder
@@ -84,15 +85,16 @@ class Publisher:
         settings: KafkaSettings,
         metrics: Metrics,
         *,
-        provision: Callable[[], Awaitable[None]],
+        provision: Callable[[], Awaitable[TopicSurvey]],
         encoder: RecordEncoder | None = None,
         linger_seconds: float = 0.0,
         health: Health | None = None,
         tracing: Tracing | None = None,
         recent: RecentActivity | None = None,
     ) -> None:
-        """`provision` creates or verifies the topics; it is retried until Kafka responds, before the first event.
+        """`provision` checks the topics and creates missing ones; it is called at start and reconnection.
 
+        It is called before a blocked topic is retried, too. Topics that it returns as blocked are not published to.
         `linger_seconds`: time in which events are collected for one produce request.
         """
         self._queue = queue
@@ -121,6 +123,7 @@ class Publisher:
         self._window_taken = asyncio.Event()
         self._draining = False
         self._connected: bool | None = None
+        self._check_topics = True
         self._published: Counter[str] = Counter()
 
     @property
@@ -224,10 +227,14 @@ class Publisher:
     async def _publish(self) -> None:
         await self._provision_topics()
         await self._producer.connect()
+        self._check_topics = False
         for topic in self._queue.parked:
             self._blocked_topics.block(topic, "blocked before the restart")
         while True:
             window = await self._next_window()
+            if self._check_topics:  # after a reconnection
+                self._check_topics = False
+                await self._provision_topics()
             count = len(window.events)
             parked = await self._send(window.events)
             if parked:
@@ -242,11 +249,16 @@ class Publisher:
         while True:
             try:
                 async with asyncio.timeout(PROVISION_SECONDS):
-                    return await self._provision()
+                    survey = await self._provision()
             except (KafkaError, OSError, TimeoutError) as error:
-                self._set_connected(connected=False, detail=f"{type(error).__name__}: {error}")
+                self._set_connected(connected=False, detail=describe_error(error))
                 await asyncio.sleep(backoff(attempt))
                 attempt += 1
+            else:
+                self._producer.limits.set_topics(survey.limits)
+                for topic, reason in survey.blocked.items():
+                    self._blocked_topics.block(topic, reason)
+                return
 
     async def _send(self, events: Sequence[OutgoingEvent]) -> list[OutgoingEvent]:
         """Send events until each is on Kafka; return those that are to be parked, in order."""
@@ -295,6 +307,7 @@ class Publisher:
         if connected is self._connected:
             return
         self._connected = connected
+        self._check_topics = connected
         self._metrics.kafka_connected.set(connected)
         servers = self._settings.bootstrap_servers
         if connected:

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import structlog
 from aiokafka.errors import KafkaError, KafkaTimeoutError
 
-from bridge.kafka.client import words
-from bridge.kafka.metadata import metadata_client, topic_state
+from bridge.kafka.client import describe_error
+from bridge.kafka.connection import kafka_client
+from bridge.kafka.metadata import topic_state
 from bridge.publisher.outgoing import OutgoingEvent, RecordEncoder, Rejection
 
 if TYPE_CHECKING:
@@ -162,7 +163,9 @@ class QueueSender:
             states = await topic_state(self._api.client, {queue.topic for queue in silent}, STATE_SECONDS)
         except (KafkaError, OSError, TimeoutError) as error:
             if now - self._progress_at >= SILENT_SECONDS:
-                self._on_connection(connected=False, detail=f"no response for {SILENT_SECONDS:.0f} s: {words(error)}")
+                self._on_connection(
+                    connected=False, detail=f"no response for {SILENT_SECONDS:.0f} s: {describe_error(error)}"
+                )
             await self._replace_if_kafka_responds(silent)
             return
         for queue in silent:
@@ -186,7 +189,7 @@ class QueueSender:
         if min(now - self._progress_at, now - self._probed_at) < limit:
             return
         try:
-            async with asyncio.timeout(PROBE_SECONDS), metadata_client(self._settings):
+            async with asyncio.timeout(PROBE_SECONDS), kafka_client(self._settings):
                 pass
         except (KafkaError, OSError, TimeoutError):
             self._probed_at = time.monotonic()

@@ -35,7 +35,7 @@ def own_kafka(kafka_libraries: Path, tmp_path: Path) -> Iterator[ApacheKafka]:
 
 async def test_simulated_life_arrives_whole_valid_and_in_order(broker: Broker, tmp_path: Path, prefix: str) -> None:
     """On either broker: every simulated event is on its topic once, valid by its schema file, in its asset's order."""
-    settings = {"topics_provision": "off"} if broker.embedded else {}
+    settings: dict[str, object] = {}
     with Daemon(tmp_path, broker.bootstrap_servers, prefix, **settings) as daemon:
         with Load(daemon, tmp_path, count=2000, seed=1) as load:
             report = load.finish()

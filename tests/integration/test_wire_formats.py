@@ -49,7 +49,7 @@ def settings_of(url: str, wire_format: str, broker: Broker, prefix: str) -> dict
         "registry_wire_format": wire_format,
         "kafka_bootstrap_servers": broker.bootstrap_servers,
         "topics_prefix": prefix,
-        "topics_provision": "off" if broker.embedded else "create",
+        "topics_provision": "create",
     }
 
 

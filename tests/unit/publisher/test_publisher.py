@@ -14,6 +14,7 @@ from bridge.config.sections import KafkaSettings
 from bridge.contract.normalizer import Normalizer
 from bridge.contract.schemas import Contract
 from bridge.event import Delivery
+from bridge.kafka.topics import TopicSurvey
 from bridge.publisher import blocked_topics, publisher
 from bridge.publisher.publisher import Publisher
 from bridge.queue.interface import Group, Parked
@@ -99,8 +100,8 @@ class Queue:
 async def running(queue: Any, normalizer: Normalizer | None = None, **options: Any) -> AsyncIterator[Publisher]:
     """Run a publisher."""
 
-    async def provision() -> None:
-        pass
+    async def provision() -> TopicSurvey:
+        return TopicSurvey([], {})
 
     made = Publisher(
         queue, normalizer or Normalizer(CONTRACT), KafkaSettings(), Metrics(), provision=provision, **options
@@ -196,8 +197,8 @@ async def test_fault_in_measuring_does_not_keep_an_event_from_being_settled(kafk
         def _record_dead_letter(self, _event: Any) -> None:
             raise RuntimeError("a fault")
 
-    async def provision() -> None:
-        pass
+    async def provision() -> TopicSurvey:
+        return TopicSurvey([], {})
 
     queue: Any = Queue()
     queue.add(b"no JSON", ready())
