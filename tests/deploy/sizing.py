@@ -1,7 +1,7 @@
-"""Writes deploy/SIZING.md from what was measured: `make bench sizing`, on a machine that does nothing else.
+"""Writes deploy/SIZING.md from what was measured: `make bench generate-sizing`, on a machine that does nothing else.
 
 deploy/sizing.json keeps the measures: those of time and memory are taken from `make bench`, those of bytes here, from a
-mixture of events that is the same each time. All else on the page is arithmetic, done anew by `make deploy-files`.
+mixture of events that is the same each time. All else on the page is arithmetic, done anew by `make generate-deploy`.
 """
 
 from __future__ import annotations
