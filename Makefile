@@ -52,7 +52,7 @@ check: $(DEV) check-schemas  ## Lint, check the format, the types, the contract,
 check-schemas: $(DEV)
 	@$(BIN)/gumlet-bridge schemas check $(if $(AGAINST),--against $(AGAINST))
 	@$(BIN)/gumlet-bridge schemas asyncapi --check
-	@$(BIN)/gumlet-bridge schemas page --check
+	@$(BIN)/gumlet-bridge schemas docs --check
 	@$(BIN)/python -m pytest --quiet --no-header tests/unit/test_contract.py tests/unit/test_normalize.py -k example
 	@if command -v npm >/dev/null && $(MAKE) -s $(NODE); then \
 		node tests/node/asyncapi.mjs schemas/asyncapi.yaml; \
@@ -60,7 +60,7 @@ check-schemas: $(DEV)
 
 schemas: $(DEV)  ## Make schemas/asyncapi.yaml and schemas/README.md from the schema files
 	@$(BIN)/gumlet-bridge schemas asyncapi --write
-	@$(BIN)/gumlet-bridge schemas page --write
+	@$(BIN)/gumlet-bridge schemas docs --write
 
 deploy-files: $(DEV)  ## Make those files of deploy/ that are made from others
 	@$(BIN)/python -m tests.deploy.generate
