@@ -9,7 +9,7 @@ import orjson
 import typer
 from rich.console import Console
 
-from bridge.cli.output import AsJson, piped, printable, write_line
+from bridge.cli.output import AsJson, is_piped, printable, write_line
 from bridge.errors import BridgeError
 
 DEFAULT_ADMIN_URL = "http://127.0.0.1:8081"
@@ -41,7 +41,7 @@ def drift(
     - for a script: `gumlet-bridge schemas drift --json | jq -r 'select(.kind == "new_type") | .event_type'`
     """
     entries = _merge(admin or [DEFAULT_ADMIN_URL])
-    if as_json or piped():
+    if as_json or is_piped():
         for entry in entries:
             write_line(entry)
     else:

@@ -23,8 +23,9 @@ from collections.abc import AsyncIterator, Sequence
 from bridge.config.sections import JournalSettings, QueueSettings
 from bridge.errors import BridgeError, DeliveryRejected, JournalCorrupted
 from bridge.event import Delivery
+from bridge.queue.interface import Group, Parked
 from bridge.queue.journal_disk import JournalStorage
-from bridge.queue.journal_file import FILE_NAME, Group, JournalFile, Parked, lock, pack
+from bridge.queue.journal_file import FILE_NAME, JournalFile, lock, pack
 from bridge.telemetry.metrics import Metrics
 
 TRIM_SECONDS = 0.1
@@ -288,7 +289,7 @@ class Journal:
         error = await self._disk.write(append)
         self._waiting_bytes -= taken
         if error is None and group is not None:
-            self._metrics.committed(deliveries, time.perf_counter() - began)
+            self._metrics.record_commit(deliveries, time.perf_counter() - began)
             self._trimmed = max(self._trimmed, trimmed)
             self._committed(group)
         for future in [each for each in futures if not each.done()]:

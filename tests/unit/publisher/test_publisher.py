@@ -13,7 +13,7 @@ from bridge.contract.schemas import Contract
 from bridge.event import Delivery
 from bridge.publisher import publisher
 from bridge.publisher.publisher import Publisher
-from bridge.queue.journal_file import Group
+from bridge.queue.interface import Group
 from bridge.telemetry.metrics import Metrics
 
 
