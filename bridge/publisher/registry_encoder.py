@@ -19,7 +19,7 @@ from aiokafka import AIOKafkaProducer
 
 from bridge.config.sections import RegistrySettings
 from bridge.contract.schemas import Contract, Topic
-from bridge.errors import RegistryError
+from bridge.errors import RegistryError, RegistryIncompatible
 from bridge.kafka.client import backoff
 from bridge.kafka.schema_registry import Registry, registry, subject_name, tls_context
 from bridge.kafka.wire_format import encode_guid_header, encode_id_prefix
@@ -73,7 +73,7 @@ class SchemaIdResolver:
         try:
             async with registry(self._settings, self._tls) as there:
                 await self._resolve(there, topic)
-        except RegistryError as error:
+        except (RegistryError, RegistryIncompatible) as error:
             return str(error)
         if name in self._known:
             return None
@@ -95,14 +95,14 @@ class SchemaIdResolver:
             try:
                 self._known[topic.name] = encode_id_prefix(found.id), []
             except OverflowError as error:
-                raise RegistryError(
+                raise RegistryIncompatible(
                     f"{there.url} gives {subject_name(topic)} an id that is none: {found.id}."
                 ) from error
             return
         try:
             self._known[topic.name] = b"", [encode_guid_header(found.guid or "")]
         except ValueError as error:
-            raise RegistryError(
+            raise RegistryIncompatible(
                 f"{there.url} tells no GUID of {subject_name(topic)}. Fix: BRIDGE_REGISTRY_WIRE_FORMAT=confluent, or "
                 "Confluent's registry 8.0 or later."
             ) from error
