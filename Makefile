@@ -82,7 +82,7 @@ check-prose: $(DEV)  ## Check documents, docstrings and messages for banned word
 check-schemas: $(DEV)
 	@$(BIN)/gumlet-bridge schemas check $(if $(AGAINST),--against $(AGAINST))
 	@$(BIN)/gumlet-bridge schemas asyncapi --check
-	@$(BIN)/gumlet-bridge schemas page --check
+	@$(BIN)/gumlet-bridge schemas docs --check
 	@$(PYTEST) --no-header tests/unit/contract/test_schemas.py tests/unit/contract/test_normalizer.py -k example
 
 check-deploy: $(DEV)  ## Check all files of deploy/ and the AsyncAPI document with their own validators (Go, npm)
@@ -93,7 +93,7 @@ check-deploy: $(DEV)  ## Check all files of deploy/ and the AsyncAPI document wi
 
 generate-schemas: $(DEV)  ## Generate schemas/asyncapi.yaml and schemas/README.md from the schema files
 	@$(BIN)/gumlet-bridge schemas asyncapi --write
-	@$(BIN)/gumlet-bridge schemas page --write
+	@$(BIN)/gumlet-bridge schemas docs --write
 
 generate-deploy: $(DEV)  ## Generate the derived files of deploy/
 	@$(BIN)/python -m tests.deploy.generate

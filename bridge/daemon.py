@@ -98,7 +98,7 @@ async def run(
             health=health,
         )
         tokens_status = None if tokens.authentication_disabled else tokens.statuses
-        sources = Sources(lambda: publisher.connected, drift.report, tokens_status)
+        sources = Sources(lambda: publisher.connected, drift.report, tokens_status, lambda: tokens.file_fault)
         admin = Admin(settings, Status(settings, backlog, metrics, health, sources), metrics, health, recent)
         ingress = WebhookServer(settings, tokens, backlog, metrics, tracing)
         metrics.register_gauge(

@@ -6,7 +6,7 @@ import typer
 
 from bridge.cli.output import ConfigFile, echo, make_app
 from bridge.config import settings as config
-from bridge.config.rendering import as_toml, example
+from bridge.config.rendering import render_example_toml, render_toml
 from bridge.contract.normalizer import Normalizer
 from bridge.contract.schemas import Contract
 from bridge.ingress.tokens import Tokens
@@ -22,7 +22,7 @@ def show(config_file: ConfigFile = None) -> None:
 
     Example: `gumlet-bridge config show --config bridge.toml`
     """
-    typer.echo(as_toml(config.load(config_file)), nl=False)
+    typer.echo(render_toml(config.load(config_file)), nl=False)
 
 
 @app.command()
@@ -51,6 +51,6 @@ def show_example() -> None:
     typer.echo(
         "# Every setting with its default. Uncomment a line to change it.\n"
         "# Environment variables have the same names: [journal] max_bytes is BRIDGE_JOURNAL_MAX_BYTES.\n\n"
-        + example(config.Settings),
+        + render_example_toml(config.Settings),
         nl=False,
     )

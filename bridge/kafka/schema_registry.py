@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import aiohttp
 import orjson
 
-from bridge.contract.references import bundled, read_files
+from bridge.contract.references import bundle, read_files
 from bridge.errors import ConfigError, RegistryError, RegistryIncompatible
 from bridge.event import canonical
 
@@ -74,7 +74,7 @@ def subject_name(topic: Topic) -> str:
 
 def schema_text(topic: Topic) -> str:
     """Return a topic's schema as it is registered: bundled, its definitions in `$defs`."""
-    whole = bundled(topic.schema, _files(topic.path.parent))
+    whole = bundle(topic.schema, _files(topic.path.parent))
     shown = {name: value for name, value in whole.items() if name not in INTERNAL_KEYWORDS}
     return canonical(shown | {"$schema": DRAFT}).decode()
 

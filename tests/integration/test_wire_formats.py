@@ -127,7 +127,7 @@ async def test_plain_never_asks(embedded_broker: Broker, played: StrictRegistry,
     """Without a wire format of the registry's, a configured registry is for the tools: the daemon never calls it."""
     records = await publish_all(tmp_path, settings_of(played.url, "plain", embedded_broker, prefix))
     for name, record in records.items():
-        assert Contract.load().topics[name].violation(orjson.loads(record.value)) is None
+        assert Contract.load().topics[name].first_violation(orjson.loads(record.value)) is None
         assert "__value_schema_id" not in dict(record.headers)
     assert played.seen == []
 
