@@ -26,7 +26,7 @@ from bridge.ingress.tokens import Tokens
 from bridge.kafka.client import client_options
 from bridge.kafka.provisioning import TopicProvisioner
 from bridge.publisher.publisher import Publisher
-from bridge.publisher.registry_encoder import producer_factory
+from bridge.publisher.registry_encoder import create_encoder
 from bridge.queue.interface import DeliveryQueue
 from bridge.queue.journal import Journal
 from bridge.queue.memory import MemoryQueue
@@ -80,7 +80,7 @@ async def run(
         ),
         topics.mismatches,
     )
-    make_sender = producer_factory(settings.registry, contract, health)
+    encoder = create_encoder(settings.registry, contract, health)
     async with contextlib.AsyncExitStack() as stack:
         if stop is None:
             stop = stack.enter_context(_signals())
@@ -92,7 +92,9 @@ async def run(
             settings.kafka,
             metrics,
             provision=topics.ensure_topics,
-            make_sender=make_sender,
+            encoder=encoder,
+            # A sender waits for its acknowledgement until Kafka has the record: nothing is collected then.
+            linger_seconds=0.0 if settings.ack == "kafka" else settings.kafka.linger_seconds,
             tracing=tracing,
             recent=recent,
             health=health,

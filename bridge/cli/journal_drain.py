@@ -19,7 +19,7 @@ from bridge.kafka.client import client_options
 from bridge.kafka.provisioning import TopicProvisioner
 from bridge.operations.journal_reader import journal_path, viewing
 from bridge.publisher.publisher import Publisher
-from bridge.publisher.registry_encoder import producer_factory
+from bridge.publisher.registry_encoder import create_encoder
 from bridge.queue.journal import Journal
 from bridge.queue.journal_file import FILE_NAME
 from bridge.telemetry import logging as log
@@ -116,7 +116,7 @@ async def _drain(settings: Settings, contract: Contract, patience: float) -> tup
             settings.kafka,
             metrics,
             provision=TopicProvisioner(settings, contract).ensure_topics,
-            make_sender=producer_factory(settings.registry, contract),
+            encoder=create_encoder(settings.registry, contract),
         )
         left = journal.depth
         with progress("deliveries published", left) as move_on:
@@ -127,13 +127,7 @@ async def _drain(settings: Settings, contract: Contract, patience: float) -> tup
                     if journal.depth < left:
                         move_on(left - journal.depth)
                         left, deadline = journal.depth, time.monotonic() + patience
-        counts = Counter(
-            {
-                sample.labels["topic"]: int(sample.value)
-                for sample in next(iter(metrics.records.collect())).samples
-                if sample.name == "bridge_kafka_records_published_total"
-            }
-        )
+        counts = publisher.summary.published
         if not left:
             return counts, ""
         if not publisher.connected:

@@ -10,58 +10,20 @@ from __future__ import annotations
 import asyncio
 import random
 import ssl
-import time
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from aiokafka import AIOKafkaProducer
 from aiokafka.abc import AbstractTokenProvider
-from aiokafka.errors import (
-    InvalidTimestampError,
-    InvalidTopicError,
-    KafkaConnectionError,
-    LeaderNotAvailableError,
-    MessageSizeTooLargeError,
-    NotLeaderForPartitionError,
-    PolicyViolationError,
-    ProducerClosed,
-    RecordListTooLargeError,
-    TopicAuthorizationFailedError,
-    UnknownTopicOrPartitionError,
-    for_code,
-)
+from aiokafka.errors import KafkaConnectionError
 
 from bridge.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
     from pathlib import Path
 
     from bridge.config.sections import KafkaSettings
 
-LIVENESS_POLL_SECONDS = 0.5
-"""How often a producer that does not answer is looked at: whether it is alive."""
 BACKOFF_SECONDS = (0.2, 10.0)
 """First and longest pause between two attempts to reach Kafka; each is shortened at random by up to half."""
-STOP_SECONDS = 5.0
-"""How long each step of closing a producer may take."""
-
-InvalidRecord = for_code(87)
-"""The broker checked the record itself and refused it (KIP-467)."""
-
-TOPIC_ERRORS = (
-    TopicAuthorizationFailedError,
-    UnknownTopicOrPartitionError,
-    NotLeaderForPartitionError,
-    LeaderNotAvailableError,
-    InvalidTopicError,
-    PolicyViolationError,
-    # A clock that jumped: the topic takes the event when its time has come, or the clock is mended.
-    InvalidTimestampError,
-)
-"""The topic refuses, for now at least; other topics may flow."""
-EVENT_ERRORS = (MessageSizeTooLargeError, RecordListTooLargeError, InvalidRecord)
-"""Something in the batch can never be taken."""
 
 
 class ConnectionFailedError(KafkaConnectionError):  # type: ignore[misc]  # aiokafka has no types
@@ -146,40 +108,3 @@ def describe_error(error: BaseException) -> str:
     if isinstance(error, ConnectionFailedError):
         return text
     return text if text.startswith(type(error).__name__) else f"{type(error).__name__}: {text}".rstrip(": ")
-
-
-def sender_task_done(producer: AIOKafkaProducer) -> bool:
-    """Tell whether a producer's own task has ended: it sends no more, and what it had drained gets no answer.
-
-    It ends when a broker that was restarted refuses the numbers of its batches. There is no public way to ask.
-    """
-    task = producer._sender.sender_task  # noqa: SLF001
-    return task is not None and task.done()
-
-
-async def answers(
-    producer: AIOKafkaProducer, waiting: Collection[asyncio.Future[Any]], seconds: float
-) -> tuple[set[asyncio.Future[Any]], Collection[asyncio.Future[Any]]]:
-    """Wait for all of a producer's batches, but not for longer or beyond its death; return those done, and the rest."""
-    until = time.monotonic() + seconds
-    answered: set[asyncio.Future[Any]] = set()
-    while waiting and not sender_task_done(producer) and (left := until - time.monotonic()) > 0:
-        done, waiting = await asyncio.wait(waiting, timeout=min(left, LIVENESS_POLL_SECONDS))
-        answered |= done
-    return answered, waiting
-
-
-async def abandon(producer: AIOKafkaProducer) -> None:
-    """Close a producer that may hold batches nobody will confirm.
-
-    Its own `stop()` waits for them without end (aiokafka #1101), so they are failed first. There is no
-    public way to do that.
-    """
-    with suppress(Exception):
-        producer._message_accumulator.fail_all(ProducerClosed())  # noqa: SLF001
-    with suppress(Exception):
-        async with asyncio.timeout(STOP_SECONDS):
-            await producer.client.close()
-    with suppress(Exception):
-        async with asyncio.timeout(STOP_SECONDS):
-            await producer.stop()

@@ -184,7 +184,7 @@ async def test_an_event_that_kafka_never_takes_is_a_dead_letter(
         str(number).encode() for number in range(20) if number != 7
     ]
     (dead,) = await read_all(apache_kafka.bootstrap_servers, [f"{prefix}dead-letter"])
-    assert b'"reason":"too_large"' in dead.value
+    assert b'"reason":"record_too_large"' in dead.value
 
 
 async def test_ack_kafka_answers_only_when_kafka_has_it(own_kafka: ApacheKafka, tmp_path: Path, prefix: str) -> None:

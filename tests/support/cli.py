@@ -12,7 +12,8 @@ from bridge.config.sections import TopicsSettings
 from bridge.config.settings import Settings
 from bridge.contract.schemas import Contract
 from bridge.kafka.provisioning import TopicProvisioner
-from bridge.publisher.producer import OutgoingEvent, Sender
+from bridge.publisher.outgoing import OutgoingEvent
+from bridge.publisher.producer import BatchProducer
 from bridge.telemetry.metrics import Metrics
 from tests.support.daemon import BRIDGE, environment
 
@@ -60,13 +61,13 @@ async def make_topics(_broker: Broker, kafka: KafkaSettings, prefix: str) -> Non
 
 async def publish(kafka: KafkaSettings, events: list[tuple[Event, Delivery]]) -> None:
     """Publish events as the daemon does."""
-    sender = Sender(kafka, Metrics())
-    left = [OutgoingEvent(event, delivery) for event, delivery in events]
+    producer = BatchProducer(kafka, Metrics())
+    left = [OutgoingEvent(event, delivery, number) for number, (event, delivery) in enumerate(events)]
     try:
         while left:
-            verdicts = await sender.send(left)
-            assert not verdicts.rejected
-            assert not verdicts.refused
-            left = verdicts.again
+            report = await producer.send(left)
+            assert not report.rejected
+            assert not report.blocked_by_topic
+            left = report.retry
     finally:
-        await sender.close()
+        await producer.close()
