@@ -15,7 +15,7 @@ from bridge.contract.schemas import Contract
 from bridge.errors import BridgeError
 from bridge.operations.asset_timeline import build_timeline
 from bridge.operations.record_view import record_to_dict
-from bridge.operations.topic_reader import reading
+from bridge.operations.topic_reader import open_reader
 
 if TYPE_CHECKING:
     from bridge.config.settings import Settings
@@ -108,7 +108,7 @@ async def _find(
     topics = {topic.name for topic in contract.topics.values()}
     key = asset_id.encode()
     found = []
-    async with reading(settings.kafka, topics, None if all_partitions else key) as reader:
+    async with open_reader(settings.kafka, topics, None if all_partitions else key) as reader:
         with progress("records read", await reader.count()) as advance:
             async for record in reader.records(since_ms):
                 advance(1)
