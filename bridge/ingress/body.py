@@ -22,6 +22,8 @@ from bridge.ingress.rejections import RequestRejected
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _GZIP, _ZLIB, _RAW_DEFLATE = zlib.MAX_WBITS | 16, zlib.MAX_WBITS, -zlib.MAX_WBITS
 _DEFLATE_METHOD = 8
+_SWITCHED_PROTOCOLS = frozenset({"websocket", "tcp"})
+"""aiohttp stops parsing after the headers of these upgrades, and releases before 3.14.5 then lose the body."""
 
 
 def check_body_headers(request: web.BaseRequest, max_bytes: int) -> str:
@@ -29,6 +31,8 @@ def check_body_headers(request: web.BaseRequest, max_bytes: int) -> str:
     headers = request.headers
     if hdrs.TRANSFER_ENCODING in headers and _list_value(headers, hdrs.TRANSFER_ENCODING) != "chunked":
         raise RequestRejected(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", "Transfer-Encoding")
+    if hdrs.UPGRADE in headers and headers[hdrs.UPGRADE].lower() in _SWITCHED_PROTOCOLS:
+        raise RequestRejected(HTTPStatus.BAD_REQUEST, "malformed_request", "Upgrade")
     encoding = ""
     if hdrs.CONTENT_ENCODING in headers:
         encoding = _list_value(headers, hdrs.CONTENT_ENCODING).replace("identity", "")

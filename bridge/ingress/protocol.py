@@ -215,8 +215,9 @@ class Connection(asyncio.Protocol):
                 self.abort()
         elif self._write_blocked_since is not None and self._write_blocked_since < oldest:
             self.abort()
-        elif self.headers_started_at is not None and self.headers_started_at < oldest:
-            self.reject(RequestRejected(HTTPStatus.REQUEST_TIMEOUT, "header_timeout"))
+        elif self.headers_started_at is not None:
+            if self.headers_started_at < oldest:
+                self.reject(RequestRejected(HTTPStatus.REQUEST_TIMEOUT, "header_timeout"))
         elif self._idle_since_accept is not None and self._idle_since_accept < oldest:
             self.close()
 
