@@ -76,7 +76,10 @@ def list_(
     if as_json or is_piped():
         rows = [letter.to_dict() for letter in letters]
     else:
-        rows = [{**letter.to_dict(), "reason": describe_dead_letter(letter.metadata)} for letter in letters]
+        rows = [
+            {**letter.to_dict(), "reason": describe_dead_letter(letter.metadata, letter.delivery.body)}
+            for letter in letters
+        ]
     show_rows(
         rows,
         ("offset", "received_at", "event_type", "asset_id", "reason"),
@@ -91,7 +94,7 @@ def show(
     *,
     config_file: ConfigFile = None,
 ) -> None:
-    """Show a dead letter with its body. Reads the dead-letter topic; changes nothing. Exit code 1: there is none.
+    """Show a dead letter with its body. Reads the dead-letter topic; changes nothing. Exit code 1: it does not exist.
 
     Example: `gumlet-bridge dead-letter show 0/17`
     """

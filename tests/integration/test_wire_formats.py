@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from bridge.event import Delivery
 from tests.support.cli import bridge, make_topics, publish
 from tests.support.daemon import Daemon, wait_for
 from tests.support.delivery_checker import header, read_all
-from tests.support.fake_registry import StrictRegistry
+from tests.support.fake_registry import Problem, StrictRegistry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -188,16 +189,29 @@ async def test_what_is_not_registered_waits_and_others_flow(
     assert [event["type"] for event in events].count("video.status.created") == 1
 
 
-async def test_registry_without_guids_ends_the_start_with_the_header_format(
-    embedded_broker: Broker, prefix: str, tmp_path: Path
+@pytest.mark.parametrize("fault", ["no GUID", "wrong credentials", "not a registry", "no rights"])
+async def test_a_registry_that_can_never_work_ends_the_start(
+    embedded_broker: Broker, prefix: str, tmp_path: Path, fault: str
 ) -> None:
-    """A registry that can never give what the wire format needs: exit code 78, and the message names the way out."""
-    with StrictRegistry(guids=False) as played:
-        settings = settings_of(played.url, "header", embedded_broker, prefix)
+    """What a retry cannot change ends the daemon with 78 and the setting to correct."""
+    with StrictRegistry(guids=fault != "no GUID") as fake:
+        settings = settings_of(fake.url, "header", embedded_broker, prefix)
         await register(settings, "video.status.ready")
+        if fault == "wrong credentials":
+            fake.bearer = "the-right-token"
+            settings["registry_token"] = "another-token"
+        elif fault == "not a registry":
+            settings["registry_url"] = f"{fake.url}/nowhere"
+        elif fault == "no rights":
+            fake.problem = Problem(40301, "User is denied operation Read")
         daemon = daemon_of(tmp_path, settings)
-        assert daemon.spawn().wait(60) == 78
-        assert "BRIDGE_REGISTRY_WIRE_FORMAT=confluent" in daemon.log()
+        process = daemon.spawn()
+        assert await asyncio.to_thread(process.wait, 60) == 78
+        assert "BRIDGE_REGISTRY_WIRE_FORMAT=confluent" in daemon.log() or fault != "no GUID"
+        assert fault == "no GUID" or fake.url in daemon.log()
+        assert "Fix: " in daemon.log()
+        assert "another-token" not in daemon.log()
+        assert "Traceback" not in daemon.log()
 
 
 async def test_a_replayed_dead_letter_is_framed(broker: Broker, played: StrictRegistry, prefix: str) -> None:
@@ -217,4 +231,4 @@ async def test_a_replayed_dead_letter_is_framed(broker: Broker, played: StrictRe
     played.stop()
     away = await bridge("dead-letter", "replay", **settings)
     assert (away.code, away.out) == (1, "")
-    assert "does not answer" in away.err
+    assert "does not respond" in away.err
