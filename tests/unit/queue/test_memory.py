@@ -89,7 +89,7 @@ async def test_cost_of_appending_does_not_grow_with_what_is_in_flight() -> None:
         for _ in range(5000):
             queue.append(delivery()).add_done_callback(lambda future: future.exception())
             await queue.read()
-        assert calls(queue) == alone
+        assert calls(queue) < alone + 100  # a sum over the groups would be 5000; a garbage collection calls some too
 
 
 async def test_deliveries_of_a_blocked_topic_are_rejected_and_the_others_acknowledged() -> None:
