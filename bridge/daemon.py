@@ -29,8 +29,12 @@ from bridge.publisher.registry_encoder import producer_factory
 from bridge.queue.interface import DeliveryQueue
 from bridge.queue.journal import Journal
 from bridge.queue.memory import MemoryQueue
-from bridge.telemetry import tracing
+from bridge.telemetry.health import Health
 from bridge.telemetry.metrics import Metrics
+from bridge.telemetry.recent_activity import RecentActivity
+from bridge.telemetry.token_status import register_tokens
+from bridge.telemetry.tracing import start_tracing
+from bridge.webhook import DEFAULT_SOURCE
 
 _log = structlog.stdlib.get_logger()
 
@@ -53,18 +57,22 @@ async def run(
     `ready` is called once deliveries are accepted. Raises BridgeError (in an ExceptionGroup where a task met it)
     for what the user must mend.
     """
-    metrics = Metrics()
-    tokens = Tokens.from_settings(settings, metrics)
+    health = Health()
+    recent = RecentActivity()
+    metrics = Metrics(recent)
+    tokens = Tokens.from_settings(settings)
+    register_tokens(metrics, tokens.statuses)
     client_options(settings.kafka)  # a certificate that cannot be read is told now, not at the first connection
     contract = Contract.load(settings.topics.prefix)
+    metrics.initialize([DEFAULT_SOURCE, *settings.allowed_sources], [topic.name for topic in contract.topics.values()])
     drift = Drift()
     metrics.register_drift(drift.counts.items)
     normalizer = Normalizer(contract, drift)
-    make_sender = producer_factory(settings.registry, contract)
+    make_sender = producer_factory(settings.registry, contract, health)
     async with contextlib.AsyncExitStack() as stack:
         if stop is None:
             stop = stack.enter_context(_signals())
-        metrics.tracing = stack.enter_context(tracing.configured())
+        tracing = stack.enter_context(start_tracing())
         backlog = await stack.enter_async_context(_backlog(settings, metrics))
         publisher = Publisher(
             backlog,
@@ -73,10 +81,15 @@ async def run(
             metrics,
             provision=lambda: provision(settings, contract),
             make_sender=make_sender,
+            tracing=tracing,
+            recent=recent,
+            health=health,
         )
-        admin = Admin(settings, backlog, metrics, connected=lambda: publisher.connected, drift=drift)
-        ingress = WebhookServer(settings, tokens, backlog, metrics)
-        metrics.watch("bridge_requests_in_flight", "Requests read or waiting for an answer.", lambda: ingress.in_flight)
+        admin = Admin(settings, backlog, metrics, recent=recent, connected=lambda: publisher.connected, drift=drift)
+        ingress = WebhookServer(settings, tokens, backlog, metrics, tracing)
+        metrics.register_gauge(
+            "bridge_requests_in_flight", "Requests of the public port without a response.", lambda: ingress.in_flight
+        )
         async with (
             admin.listening() as admin_url,
             publisher.running(settings.shutdown_timeout_seconds),

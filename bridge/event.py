@@ -61,4 +61,4 @@ def content_id(source: str, content: bytes) -> str:
 
     `content` is `canonical(document)`, or the body itself where the body is not JSON.
     """
-    return hashlib.sha256(source.encode() + b"\n" + content).digest()[:ID_BYTES].hex()
+    return hashlib.sha256(source.encode(errors="replace") + b"\n" + content).digest()[:ID_BYTES].hex()

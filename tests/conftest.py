@@ -16,6 +16,7 @@ import pytest
 from bridge.devtools.embedded_broker import EmbeddedBroker
 from tests.support import brokers
 from tests.support.brokers import Broker
+from tests.support.brokers.guarded import GuardedKafka, guarded_kafka
 from tests.support.fake_registry import StrictRegistry
 
 if TYPE_CHECKING:
@@ -63,6 +64,20 @@ def kafka_libraries() -> Path:
         return brokers.libraries()
     except brokers.KafkaUnavailableError as reason:
         pytest.skip(f"{_NO_KAFKA}: {reason}")
+
+
+@pytest.fixture(scope="session")
+def session_guarded_kafka(kafka_libraries: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedKafka]:
+    """Apache Kafka with access control; shared by the run."""
+    with guarded_kafka(kafka_libraries, tmp_path_factory.mktemp("guarded")) as node:
+        yield node
+
+
+@pytest.fixture(name="guarded_kafka")
+def guarded_kafka_without_acls(session_guarded_kafka: GuardedKafka) -> Iterator[GuardedKafka]:
+    """Apache Kafka with access control, with the ACLs that the test creates and no others."""
+    yield session_guarded_kafka
+    session_guarded_kafka.revoke()
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ from aiohttp import web
 
 from bridge.config.settings import Settings
 from bridge.telemetry.metrics import Metrics
+from bridge.telemetry.recent_activity import RecentActivity
 
 PUSH_INTERVAL_SECONDS = 1.0
 MAX_VIEWERS = 20
@@ -41,10 +42,13 @@ _LATENCY_METRICS = {"acknowledge": "bridge_ack_latency_seconds", "publish": "bri
 class Page:
     """Serves the page and its events."""
 
-    def __init__(self, settings: Settings, metrics: Metrics, status: Callable[[], dict[str, Any]]) -> None:
+    def __init__(
+        self, settings: Settings, metrics: Metrics, recent: RecentActivity, status: Callable[[], dict[str, Any]]
+    ) -> None:
         """`status` tells what `/status` does."""
         self._settings = settings
         self._metrics = metrics
+        self._recent = recent
         self._status = status
         self._viewers = 0
         self._closing = asyncio.Event()
@@ -100,5 +104,5 @@ class Page:
                 for key, name in _LATENCY_METRICS.items()
             },
             "topics": topics,
-            "recent": self._metrics.recent.snapshot(),
+            "recent": self._recent.snapshot(),
         }

@@ -16,49 +16,69 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from bridge.admin.capacity import Forecast
 from bridge.admin.dashboard import Page
+from bridge.config.address import format_url
 from bridge.config.settings import Settings
 from bridge.contract.drift import Drift
 from bridge.errors import BridgeError, DeliveryRejected
-from bridge.ingress.protocol import url
 from bridge.queue.interface import DeliveryQueue
+from bridge.telemetry.collectors import Reading
 from bridge.telemetry.metrics import Metrics
+from bridge.telemetry.recent_activity import RecentActivity
 
 
 class Admin:
     """What the daemon tells of itself."""
 
-    def __init__(
-        self, settings: Settings, backlog: DeliveryQueue, metrics: Metrics, connected: Callable[[], bool], drift: Drift
+    def __init__(  # noqa: PLR0913 - one for each part that it shows
+        self,
+        settings: Settings,
+        backlog: DeliveryQueue,
+        metrics: Metrics,
+        *,
+        recent: RecentActivity,
+        connected: Callable[[], bool],
+        drift: Drift,
     ) -> None:
         """Take `connected`, which tells whether Kafka answered when it was last asked."""
         self._drift = drift
         self._settings = settings
         self._backlog = backlog
         self._metrics = metrics
+        self._recent = recent
+        metrics.register_gauges(
+            Reading(
+                "bridge_parked_deliveries", "Deliveries parked on disk because their topic is blocked.", ("topic",)
+            ),
+            lambda: [((topic,), count) for topic, count in backlog.parked.items()],
+        )
         self._connected = connected
         self._started = time.time()
-        metrics.watch("bridge_journal_depth", "Deliveries not yet on Kafka.", lambda: backlog.depth)
-        metrics.watch("bridge_journal_pending_bytes", "Bytes that they take.", lambda: backlog.size_bytes)
-        metrics.watch(
+        metrics.register_gauge("bridge_journal_depth", "Deliveries not yet on Kafka.", lambda: backlog.depth)
+        metrics.register_gauge("bridge_journal_pending_bytes", "Bytes that they take.", lambda: backlog.size_bytes)
+        metrics.register_gauge(
             "bridge_journal_oldest_pending_age_seconds", "Age of the oldest of them that flows.", self._oldest_age
         )
         self._forecast = forecast = Forecast(settings.journal)
         if settings.ack == "journal":
-            metrics.watch("bridge_journal_capacity_bytes", "Bytes that may wait.", lambda: settings.journal.max_bytes)
-            metrics.watch("bridge_journal_free_bytes", "Bytes free on the journal's disk.", forecast.free_bytes)
-            metrics.watch(
+            metrics.register_gauge(
+                "bridge_journal_capacity_bytes", "Bytes that may wait.", lambda: settings.journal.max_bytes
+            )
+            metrics.register_gauge(
+                "bridge_journal_free_bytes", "Bytes free on the journal's disk.", forecast.free_bytes
+            )
+            metrics.register_gauge(
                 "bridge_journal_time_to_full_seconds",
                 "When the journal is full at the rate of the last minute; +Inf while it does not fill.",
                 forecast.seconds_until_full,
             )
-        metrics.watch(
+        metrics.register_gauge(
             "bridge_ready", "1 when a delivery can be made durable.", lambda: self._not_ready_reason() is None
         )
 
     @contextlib.asynccontextmanager
     async def listening(self) -> AsyncIterator[str]:
         """Serve while the block runs; yields the URL. Raises BridgeError when the address cannot be had."""
-        page = Page(self._settings, self._metrics, self.status)
+        page = Page(self._settings, self._metrics, self._recent, self.status)
         app = web.Application()
         app.add_routes(
             [
@@ -82,7 +102,7 @@ class Admin:
                     f"cannot listen on {self._settings.admin_listen}: {error.strerror}. "
                     "Fix: set BRIDGE_ADMIN_LISTEN to a free address."
                 ) from error
-            yield url(runner.addresses[0])
+            yield format_url(runner.addresses[0])
         finally:
             sampler.cancel()
             page.close()

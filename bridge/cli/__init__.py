@@ -30,6 +30,7 @@ COMMANDS = {
     "reconcile": "bridge.cli.reconcile",
     "doctor": "bridge.cli.doctor",
     "config": "bridge.cli.config",
+    "health": "bridge.cli.health",
 }
 """Each command's module; it has a Typer `app`."""
 

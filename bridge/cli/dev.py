@@ -32,11 +32,11 @@ from bridge.cli.output import ConfigFile, printable
 from bridge.config import settings as config
 from bridge.contract.schemas import Contract, schemas_directory
 from bridge.devtools.embedded_broker import EmbeddedBroker
-from bridge.devtools.load_generator import TOKEN_HEADER
 from bridge.errors import BridgeError
 from bridge.kafka.client import client_options
 from bridge.kafka.wire_format import unframed
 from bridge.telemetry import logging as log
+from bridge.webhook import TOKEN_HEADER, WEBHOOK_PATH
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -217,7 +217,7 @@ def _summary(value: bytes) -> str:
 
 def _first_screen(settings: Settings, addresses: Addresses, *, embedded: bool) -> Text:
     public = addresses.public.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
-    url = f"{public}/webhooks/gumlet"
+    url = f"{public}{WEBHOOK_PATH}"
     example = schemas_directory() / EXAMPLE
     if example.is_relative_to(Path.cwd()):
         example = example.relative_to(Path.cwd())

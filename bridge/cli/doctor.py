@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import typer
 from aiokafka.errors import KafkaError
-from yarl import URL
 
 from bridge.cli.journal_drain import damaged
 from bridge.cli.output import AsJson, ConfigFile, show_rows
@@ -27,11 +26,11 @@ from bridge.operations.gumlet_api import GumletApi, Webhook, gumlet_api
 from bridge.operations.journal_reader import viewing
 from bridge.operations.topic_reader import reading
 from bridge.queue.journal_file import FILE_NAME
+from bridge.webhook import WEBHOOK_PATH, is_same_url, source_in_url, url_error
 
 if TYPE_CHECKING:
     from bridge.config.settings import Settings
 
-PATH = "/webhooks/gumlet"
 DAY_MS = 86_400_000
 CLOCK_SECONDS = 30.0
 """How far the clock may be off: it is the time of every record."""
@@ -185,9 +184,18 @@ async def _gumlet(settings: Settings, url: str | None) -> list[Finding]:
     try:
         async with gumlet_api(settings.gumlet, lambda words: typer.echo(words, err=True)) as api:
             webhooks = await api.webhooks()
-            here = [each for each in webhooks if (each.url == url if url else PATH in URL(each.url).path)]
+            here = [
+                each
+                for each in webhooks
+                if (is_same_url(each.url, url) if url else source_in_url(each.url) is not None)
+            ]
             findings = [_clock(api.clock_skew_seconds)]
+            if url and not here and (problem := url_error(url, settings.allowed_sources)):
+                findings.append(Finding("webhook", "failed", problem, "--url"))
             for webhook in here:
+                if problem := url_error(webhook.url, settings.allowed_sources):
+                    fix = f"`gumlet-bridge webhooks update {webhook.id} --url`"
+                    findings.append(Finding(f"webhook {webhook.id}", "failed", problem, fix))
                 findings += [_token(settings, webhook), await _deliveries(api, webhook)]
     except BridgeError as error:
         return [_failed("gumlet", error, "")]
@@ -196,7 +204,7 @@ async def _gumlet(settings: Settings, url: str | None) -> list[Finding]:
             Finding(
                 "webhook",
                 "failed",
-                f"none of {len(webhooks)} points to {url or PATH}",
+                f"none of {len(webhooks)} points to {url or WEBHOOK_PATH}",
                 "`gumlet-bridge webhooks subscribe`",
             )
         )

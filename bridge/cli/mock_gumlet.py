@@ -15,7 +15,7 @@ from bridge.devtools.simulated_assets import WORKSPACES
 from bridge.errors import BridgeError
 
 if TYPE_CHECKING:
-    from bridge.config.settings import Address
+    from bridge.config.address import Address
 
 API_KEY = "dev"
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from yarl import URL
 
 from bridge.cli.output import AsJson, ConfigFile, moment, piped, progress, show_rows
 from bridge.config import settings as config
@@ -28,13 +27,13 @@ from bridge.operations.reconciliation import (
 )
 from bridge.operations.topic_reader import reading
 from bridge.publisher.producer import OutgoingEvent
+from bridge.webhook import DEFAULT_SOURCE, WEBHOOK_PATH, source_in_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from bridge.config.settings import Settings
 
-PATH = "/webhooks/gumlet"
 COLUMNS = ("asset_id", "type", "because", "outcome")
 UNKNOWABLE = "unknowable: the state is gone"
 CHUNK = 50
@@ -140,10 +139,10 @@ async def _webhooks(api: GumletApi, ids: list[str]) -> list[Webhook]:
     there = await api.webhooks()
     if missing := set(ids) - {each.id for each in there}:
         raise BridgeError(f"Gumlet has no webhook {min(missing)}. Fix: an id from `gumlet-bridge webhooks list`.")
-    found = [each for each in there if (each.id in ids if ids else PATH in URL(each.url).path)]
+    found = [each for each in there if (each.id in ids if ids else source_in_url(each.url) is not None)]
     if not found:
         raise BridgeError(
-            f"Gumlet has no webhook whose URL has {PATH}. Fix: --webhook, or `gumlet-bridge webhooks subscribe`."
+            f"Gumlet has no webhook whose URL has {WEBHOOK_PATH}. Fix: --webhook, or `gumlet-bridge webhooks subscribe`."
         )
     return found
 
@@ -168,8 +167,7 @@ async def _survey(  # noqa: PLR0913, PLR0917 - where to look, what is known, and
 
 def source_of(url: str) -> str:
     """Return the source that the bridge reads in a webhook's URL."""
-    head, _, last = URL(url).path.rstrip("/").rpartition("/")
-    return last if head.endswith(PATH) else "default"
+    return source_in_url(url) or DEFAULT_SOURCE
 
 
 async def _publish(  # noqa: PLR0913, PLR0917 - from where, what, to where, and where it is kept

@@ -18,6 +18,7 @@ from yarl import URL
 
 from bridge.cli.mock_gumlet import API_KEY, MockServerOptions, rehearse
 from bridge.config import settings as config
+from bridge.config.address import parse_address
 from bridge.devtools.load_generator import LoadReport, Plan, Sender
 from bridge.errors import BridgeError
 from bridge.ingress.tokens import active_tokens
@@ -79,7 +80,7 @@ app = typer.Typer(rich_markup_mode="markdown")
 
 def _rehearse(api: str, count: int, rate: float | None, retry_after: float, seed: int | None) -> None:
     try:
-        listen = config.parse_address(api)
+        listen = parse_address(api)
     except ValueError as error:
         raise typer.BadParameter(f"{api!r} {error}", param_hint="--api") from error
     key = config.load().gumlet.api_key

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import SecretStr
-from yarl import URL
 
 from bridge.cli.output import AsJson, ConfigFile, show_rows
 from bridge.config import settings as config
 from bridge.errors import BridgeError, ConfigError
 from bridge.ingress.tokens import Tokens, active_tokens
 from bridge.operations.gumlet_api import GumletApi, Webhook, gumlet_api
+from bridge.webhook import is_same_url, url_error
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -66,9 +66,7 @@ def subscribe(  # noqa: PLR0913, PLR0917 - one parameter for each option
     `gumlet-bridge webhooks subscribe --url https://hooks.example.com/webhooks/gumlet --source 5f462c1561cf8a766464ffc4`
     """
     settings = config.load(config_file)
-    target = URL(url)
-    if target.scheme not in ("http", "https") or not target.host:
-        raise typer.BadParameter(f"{url!r} is not an http:// or https:// URL", param_hint="--url")
+    _check_url(url, settings)
     triggers = trigger or ["status"]
     token = _tokens(settings)[:1]
     if not token:
@@ -76,7 +74,9 @@ def subscribe(  # noqa: PLR0913, PLR0917 - one parameter for each option
 
     async def make() -> Webhook | None:
         async with _api(settings) as api:
-            existing = [each for each in await api.webhooks() if each.url == url and set(each.sources) == set(source)]
+            existing = [
+                each for each in await api.webhooks() if is_same_url(each.url, url) and set(each.sources) == set(source)
+            ]
             if existing:
                 return await _update_existing(api, existing[0], triggers, token[0], settings, dry_run=dry_run, yes=yes)
             wanted = Webhook("(new)", url, tuple(source), tuple(triggers), token[0])
@@ -104,6 +104,8 @@ def update(  # noqa: PLR0913, PLR0917 - one parameter for each option
     Example, after BRIDGE_TOKENS became `new,old`: `gumlet-bridge webhooks update 66f0c3d2a1 --token`
     """
     settings = config.load(config_file)
+    if url:
+        _check_url(url, settings)
     changes: dict[str, Any] = {"url": url, "sources": source, "triggers": trigger}
     changes = {name: value for name, value in changes.items() if value}
     shown = dict(changes)
@@ -173,6 +175,11 @@ def history(
             ]
 
     show_rows(asyncio.run(find()), ("created_at", "event", "asset_id", "status", "retries"), as_json=as_json)
+
+
+def _check_url(url: str, settings: Settings) -> None:
+    if problem := url_error(url, settings.allowed_sources):
+        raise typer.BadParameter(problem, param_hint="--url")
 
 
 async def _update_existing(  # noqa: PLR0913 - what there is, what is wanted, and how to ask

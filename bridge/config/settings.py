@@ -8,9 +8,8 @@ the TOML file given by `--config` (`[journal] dir = …`), the default. Unknown 
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -30,6 +29,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from bridge.config.address import Address, parse_address
 from bridge.config.rendering import report
 from bridge.config.sections import (
     GumletSettings,
@@ -41,28 +41,14 @@ from bridge.config.sections import (
     TopicsSettings,
 )
 from bridge.errors import ConfigError
+from bridge.webhook import SOURCE_PATTERN
 
 PREFIX = "BRIDGE_"
-
-
-class Address(NamedTuple):
-    """Where to listen. Port 0: any free one."""
-
-    host: str
-    port: int
 
 
 def _address(value: str) -> str:
     parse_address(value)
     return value
-
-
-def parse_address(value: str) -> Address:
-    """Read `HOST:PORT`; an IPv6 host stands in brackets. Raises ValueError."""
-    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]\s]+)):(\d{1,5})", value)
-    if match is None or int(match[3]) > 65535:  # noqa: PLR2004 - the largest port there is
-        raise ValueError("is not HOST:PORT")
-    return Address(match[1] or match[2], int(match[3]))
 
 
 def _split(value: Any) -> Any:
@@ -77,7 +63,7 @@ def _join(value: Any) -> Any:
 
 
 Listen = Annotated[str, AfterValidator(_address)]
-Source = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Source = Annotated[str, Field(pattern=f"^{SOURCE_PATTERN}$")]
 
 
 class Settings(BaseSettings):

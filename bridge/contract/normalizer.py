@@ -13,6 +13,7 @@ To add a type: its schema file with its examples in `schemas/`, and a line in `b
 
 from __future__ import annotations
 
+import hashlib
 import re
 from base64 import b64encode
 from contextlib import suppress
@@ -39,8 +40,15 @@ _SUBJECTS = ("asset_id", "live_asset_id")
 """Where a body of no known type says what it is about."""
 MAX_DEAD_LETTER_NAME_CHARS = 256
 """Characters of a delivered name that a dead letter repeats: it must not be too large itself."""
+MAX_KEY_CHARS = 256
+"""Characters of an id that is used as a Kafka key."""
+BODY_PREFIX_BYTES = 512
+"""Bytes of a body that a dead letter without its body repeats."""
 MAX_DETAIL_CHARS = 1000
 """Characters of a dead letter's detail and pointer."""
+
+MAX_RECEIPT_MS = 253_402_300_799_999
+"""The last millisecond of the year 9999."""
 
 _NOT_IN_ATTRIBUTES = re.compile(
     "[\x00-\x1f\x7f-\x9f\ufdd0-\ufdef"
@@ -99,31 +107,50 @@ class Normalizer:
             return self.dead_letter(delivery, "internal_error", f"{type(error).__name__} in the normalizer")
 
     def dead_letter(self, delivery: Delivery, reason: str, detail: str, pointer: str | None = None) -> Event:
-        """Return the event that holds the raw body, for what cannot be published as it is.
+        """Return the event that holds the raw body, for a delivery that cannot be published as a record of its type.
 
-        `reason` is one word of an open set (`schemas/dead-letter.json` lists them), `detail` says it to a
-        person, `pointer` is the place in the delivered body. The id and the key are those of the record that
-        it would have been, but an id of more than 256 characters is no key.
+        `reason` is one word of an open set (`schemas/dead-letter.json` lists them), `detail` explains it in a
+        sentence, `pointer` names the place in the delivered body. The id and the key are those that the record
+        would have had; an id of more than `MAX_KEY_CHARS` characters is not used as a key. Never raises.
         """
+        body = {"body_base64": b64encode(delivery.body).decode()}
+        return self._dead_letter_event(delivery, reason, detail, pointer, body)
+
+    def dead_letter_without_body(self, delivery: Delivery, reason: str, detail: str) -> Event:
+        """Return a dead letter with the size, the SHA-256 and the first bytes of the body instead of the body.
+
+        It is small whatever was delivered: for a dead letter that Kafka rejects with its body. Never raises.
+        """
+        body = {
+            "body_base64": "",
+            "body_bytes": len(delivery.body),
+            "body_sha256": hashlib.sha256(delivery.body).hexdigest(),
+            "body_prefix_base64": b64encode(delivery.body[:BODY_PREFIX_BYTES]).decode(),
+        }
+        return self._dead_letter_event(delivery, reason, detail, None, body)
+
+    def _dead_letter_event(
+        self, delivery: Delivery, reason: str, detail: str, pointer: str | None, body: dict[str, Any]
+    ) -> Event:
         document, content = None, delivery.body
-        with suppress(orjson.JSONDecodeError, _TooDeepError):
+        with suppress(Exception):  # whatever is wrong with the body: the dead letter must still be built
             document = orjson.loads(delivery.body)
             content = _encode(document)
         _, event_type = _type_of(document) if isinstance(document, dict) else ("", None)
         typed = self._typed.get(event_type) if event_type else None
         fields = (typed[0].topic.key,) if typed and typed[0].topic.key else _SUBJECTS
         subject = _asset_id(document, fields) if isinstance(document, dict) else None
-        if subject and len(subject) > MAX_DEAD_LETTER_NAME_CHARS:
+        if subject and len(subject) > MAX_KEY_CHARS:
             subject = None  # a part of an id would be another id
         record = {
-            "reason": reason,
-            "detail": detail[:MAX_DETAIL_CHARS],
-            "pointer": None if pointer is None else pointer[:MAX_DETAIL_CHARS],
-            "source": delivery.source,
-            "received_at": rfc3339(delivery.received_ms),
+            "reason": _encodable(reason),
+            "detail": _encodable(detail[:MAX_DETAIL_CHARS]),
+            "pointer": None if pointer is None else _encodable(pointer[:MAX_DETAIL_CHARS]),
+            "source": _encodable(delivery.source),
+            "received_at": _receipt_time(delivery.received_ms),
             "event_type": None if event_type is None else event_type[:MAX_DEAD_LETTER_NAME_CHARS],
             "asset_id": subject,
-            "body_base64": b64encode(delivery.body).decode(),
+            **body,
         }
         value = _encode({name: value for name, value in record.items() if value is not None})
         return _build_event(self._dead_letter, delivery, content_id(delivery.source, content), value, subject)
@@ -198,15 +225,25 @@ def _route(topic: Topic) -> _Route:
     )
 
 
+def _encodable(value: str) -> str:
+    """Return text without what UTF-8 cannot encode (lone surrogates)."""
+    return value.encode(errors="replace").decode()
+
+
 @lru_cache(maxsize=256)
 def _source(source: str) -> tuple[str, bytes]:
-    # A URI-reference: what a URL's path cannot hold is percent-encoded.
-    return "ce_source", b"//gumlet.com/webhooks/" + quote(source, safe="").encode()
+    # A URI-reference: characters that a URL's path cannot hold are percent-encoded.
+    return "ce_source", b"//gumlet.com/webhooks/" + quote(source, safe="", errors="replace").encode()
 
 
 @lru_cache(maxsize=1024)  # what arrives together is received in the same few milliseconds
 def _time(received_ms: int) -> tuple[str, bytes]:
-    return "ce_time", rfc3339(received_ms).encode()
+    return "ce_time", _receipt_time(received_ms).encode()
+
+
+def _receipt_time(received_ms: int) -> str:
+    """Return the time of receipt as RFC 3339; a time outside the years 1970 to 9999 becomes the nearest in them."""
+    return rfc3339(min(max(received_ms, 0), MAX_RECEIPT_MS))
 
 
 def _build_event(route: _Route, delivery: Delivery, event_id: str, value: bytes, subject: str | None) -> Event:
@@ -224,6 +261,6 @@ def _build_event(route: _Route, delivery: Delivery, event_id: str, value: bytes,
         if subject.isalnum() or not _NOT_IN_ATTRIBUTES.search(subject):
             headers.append(("ce_subject", key))
     if delivery.traceparent:
-        headers.append(("traceparent", delivery.traceparent.encode()))
+        headers.append(("traceparent", delivery.traceparent.encode(errors="replace")))
     topic = route.topic
     return Event(topic.name, key, value, headers, delivery.received_ms, topic.event_type, event_id)

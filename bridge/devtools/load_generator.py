@@ -21,13 +21,13 @@ import orjson
 
 from bridge.devtools.simulated_assets import lives
 from bridge.event import canonical, content_id
+from bridge.webhook import DEFAULT_SOURCE, TOKEN_HEADER, source_in_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from yarl import URL
 
-TOKEN_HEADER = "x-gumlet-token"  # noqa: S105 - a header's name
 ATTEMPTS = 48
 """How often Gumlet tries a delivery: every half hour for a day."""
 ANSWER_TIMEOUT_S = 30.0
@@ -52,8 +52,7 @@ class Plan:
     @property
     def source(self) -> str:
         """The source in the URL, as the bridge will read it: part of every event's id."""
-        head, _, last = self.url.path.rstrip("/").rpartition("/")
-        return last if head.endswith("/webhooks/gumlet") else "default"
+        return source_in_url(self.url) or DEFAULT_SOURCE
 
     def assets(self) -> Iterator[tuple[str, list[tuple[str, dict[str, Any]]]]]:
         """Yield each asset's id and its events, `count` of these in all: the last life may be cut short."""

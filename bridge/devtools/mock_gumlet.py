@@ -21,6 +21,7 @@ import orjson
 from aiohttp import web
 
 from bridge.devtools.simulated_assets import DELETED, lives
+from bridge.webhook import TOKEN_HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -139,7 +140,7 @@ class SimulatedGumlet:
         entry["status"] = "failed"
 
     async def _attempt(self, session: aiohttp.ClientSession, about: dict[str, Any], body: bytes) -> bool:
-        headers = {"Content-Type": "application/json", "x-gumlet-token": about["secret_token"]}
+        headers = {"Content-Type": "application/json", TOKEN_HEADER: about["secret_token"]}
         try:
             async with session.post(about["url"], data=body, headers=headers, allow_redirects=False) as response:
                 await response.read()

@@ -69,7 +69,7 @@ class ConnectionLimiter:
         self._pending_rejections.clear()
 
     def _reject(self, transport: asyncio.BaseTransport, reason: str, address: str) -> None:
-        self._metrics.refusals.labels("503", reason).inc()
+        self._metrics.record_rejection("default", 503, reason)
         self._pending_rejections[reason, address] += 1
         stream = cast("asyncio.Transport", transport)
         if self._lingering >= MAX_LINGERING:

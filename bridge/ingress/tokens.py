@@ -24,7 +24,7 @@ from pydantic import SecretStr
 
 from bridge.config.settings import Settings
 from bridge.errors import ConfigError
-from bridge.telemetry.metrics import Metrics
+from bridge.telemetry.token_status import TokenStatus
 
 RELOAD_SECONDS = 1.0
 """How long a change of the tokens' file may go unnoticed."""
@@ -86,17 +86,10 @@ def _parse_expiry(value: str | None, number: int) -> float | None:
 class Tokens:
     """The tokens that are valid now."""
 
-    def __init__(
-        self,
-        tokens: tuple[SecretStr, ...],
-        file: Path | None,
-        *,
-        allow_unauthenticated: bool,
-        metrics: Metrics | None = None,
-    ) -> None:
+    def __init__(self, tokens: tuple[SecretStr, ...], file: Path | None, *, allow_unauthenticated: bool) -> None:
         """Raise ConfigError when the file cannot be read or no token is left and none was asked for."""
         self._static_tokens = tuple(Token(_digest(token.get_secret_value()), CONFIGURED) for token in tokens)
-        self._metrics = metrics
+        self._last_used: dict[str, float] = {}
         self._file = file
         self._file_signature: tuple[int, int, int] | None = None
         self._next_check = 0.0
@@ -116,14 +109,13 @@ class Tokens:
             )
 
     @classmethod
-    def from_settings(cls, settings: Settings, metrics: Metrics | None = None) -> Tokens:
-        """Return the tokens that are configured; `metrics` are told when each was used last, by its name."""
-        return cls(
-            settings.token_list,
-            settings.tokens_file,
-            allow_unauthenticated=settings.allow_unauthenticated,
-            metrics=metrics,
-        )
+    def from_settings(cls, settings: Settings) -> Tokens:
+        """Return the tokens that are configured."""
+        return cls(settings.token_list, settings.tokens_file, allow_unauthenticated=settings.allow_unauthenticated)
+
+    def statuses(self) -> list[TokenStatus]:
+        """Return name, expiry and last use of every token, never the token itself."""
+        return [TokenStatus(token.name, token.expires, self._last_used.get(token.name)) for token in self._valid]
 
     @property
     def authentication_disabled(self) -> bool:
@@ -147,8 +139,7 @@ class Tokens:
         if found.expires is not None and now >= found.expires:
             _log.warning("token_expired", name=found.name)
             return False
-        if self._metrics is not None:
-            self._metrics.token_used(found.name, now)
+        self._last_used[found.name] = now
         return True
 
     def _reload_if_changed(self, file: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from bridge.telemetry.recent_activity import KEPT, Place
+from bridge.telemetry.recent_activity import MAX_ENTRIES, RecordOffset
 
 
 @dataclass(slots=True)
@@ -26,16 +26,16 @@ class Batch:
         return self.future.exception() or True
 
 
-def latest_offsets(placed: Sequence[Batch | None]) -> list[Place]:
+def latest_offsets(placed: Sequence[Batch | None]) -> list[RecordOffset]:
     """Return where the last events that were confirmed lie: only those are shown to anybody."""
-    places: list[Place] = []
+    places: list[RecordOffset] = []
     left: dict[int, int] = {}
     for batch in reversed(placed):
         if batch is None or batch.future is None or batch.outcome() is not True:
             continue
         ahead = left[id(batch)] = left.get(id(batch), batch.builder.record_count()) - 1
         base = batch.future.result().offset
-        places.append(Place(batch.partition, base + ahead if base >= 0 else None))
-        if len(places) == KEPT:
+        places.append(RecordOffset(batch.partition, base + ahead if base >= 0 else None))
+        if len(places) == MAX_ENTRIES:
             break
     return places[::-1]

@@ -38,7 +38,7 @@ from bridge.kafka.client import (
 )
 from bridge.publisher.batch import Batch, latest_offsets
 from bridge.telemetry.metrics import Metrics
-from bridge.telemetry.recent_activity import Place
+from bridge.telemetry.recent_activity import RecordOffset
 
 BATCH_BYTES = 512 * 1024
 """Size of a produce batch: half of what a topic takes by default, so that headers and framing always fit."""
@@ -71,11 +71,11 @@ class DeliveryReport:
 
     `sent`: confirmed. `again`: unknown, to be sent again. `refused`: by topic, its events and Kafka's words.
     `rejected`: can never be taken, with a dead letter's reason and Kafka's words.
-    `places` tells where the last of `sent` lie, at most KEPT of them.
+    `places` tells where the last of `sent` lie, at most MAX_ENTRIES of them.
     """
 
     sent: list[OutgoingEvent] = field(default_factory=list)
-    places: list[Place] = field(default_factory=list)
+    places: list[RecordOffset] = field(default_factory=list)
     again: list[OutgoingEvent] = field(default_factory=list)
     refused: dict[str, tuple[list[OutgoingEvent], str]] = field(default_factory=dict)
     rejected: list[tuple[OutgoingEvent, str, str]] = field(default_factory=list)

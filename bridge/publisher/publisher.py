@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import NamedTuple
 
@@ -27,8 +27,10 @@ from bridge.event import Delivery
 from bridge.kafka.client import backoff
 from bridge.publisher.producer import DeliveryReport, OutgoingEvent, Sender
 from bridge.queue.interface import DeliveryQueue, Group, Parked
+from bridge.telemetry.health import Health
 from bridge.telemetry.metrics import Metrics
-from bridge.telemetry.recent_activity import KEPT
+from bridge.telemetry.recent_activity import MAX_ENTRIES, RecentActivity
+from bridge.telemetry.tracing import Tracing
 
 WINDOW_EVENTS = 1000
 """About how many events are sent at once: enough for full batches, few enough to be repeated after a crash."""
@@ -71,6 +73,9 @@ class Publisher:
         metrics: Metrics,
         provision: Callable[[], Awaitable[None]],
         make_sender: Callable[..., Sender] = Sender,
+        tracing: Tracing | None = None,
+        recent: RecentActivity | None = None,
+        health: Health | None = None,
     ) -> None:
         """`provision` makes or verifies the topics; it is tried until Kafka answers, before the first event."""
         self._backlog = backlog
@@ -79,6 +84,9 @@ class Publisher:
         self._metrics = metrics
         self._provision = provision
         self._make_sender = make_sender
+        self._tracing = tracing
+        self._recent = recent or RecentActivity()
+        self._health = health or Health()
         self._sender = make_sender(settings, metrics, self._set_connected)
         self._ready: deque[Window] = deque()
         self._ready_events = self._ready_bytes = 0
@@ -172,7 +180,6 @@ class Publisher:
             await self._backlog.park(window.upto, parked)
             for topic, _ in parked:
                 self._blocked_topics[topic] -= 1
-            self._report_parked()
 
     async def _provision_topics(self) -> None:
         attempt = 0
@@ -219,24 +226,12 @@ class Publisher:
         return OutgoingEvent(event, prepared.delivery)
 
     def _record_metrics(self, verdicts: DeliveryReport) -> None:
-        sent = verdicts.sent
-        now = time.time() * 1000
-        for topic, count in Counter(event.topic for event, _ in sent).items():
-            self._metrics.records.labels(topic).inc(count)
-            if topic == self._normalizer.dead_letter_topic:
-                self._metrics.dead_lettered(event for event, _ in sent if event.topic == topic)
-        for received_ms, count in Counter(event.received_ms for event, _ in sent).items():
-            self._metrics.publish_seconds.observe((now - received_ms) / 1000, count)
-        if self._metrics.tracing is not None:
-            self._metrics.tracing.published(sent)
-        events = [event for event, _ in sent]
-        self._metrics.published(events, now)
-        self._metrics.recent.published(events[-KEPT:], verdicts.places, now)
-
-    def _report_parked(self) -> None:
-        self._metrics.parked.clear()
-        for topic, count in self._backlog.parked.items():
-            self._metrics.parked.labels(topic).set(count)
+        now_ms = time.time() * 1000
+        events = [event for event, _ in verdicts.sent]
+        self._metrics.record_published(events, now_ms)
+        self._recent.record_published(events[-MAX_ENTRIES:], verdicts.places, now_ms)
+        if self._tracing is not None:
+            self._tracing.record_published(verdicts.sent)
 
     def _set_connected(self, *, connected: bool, detail: str = "") -> None:
         """Log a change of the connection's state, once."""
@@ -247,8 +242,11 @@ class Publisher:
         servers = self._settings.bootstrap_servers
         if connected:
             _log.info("kafka_connected", bootstrap_servers=servers)
+            self._health.report("kafka", "ok")
         else:
             _log.warning("kafka_disconnected", bootstrap_servers=servers, detail=detail, hint="attempts go on")
+            cause = f"{servers} does not answer: {detail or 'no connection'}"
+            self._health.report("kafka", "failing", cause, "check the brokers and BRIDGE_KAFKA_…; the bridge retries")
 
     def _block_topic(self, topic: str, words: str, tasks: asyncio.TaskGroup) -> None:
         """Let a topic's events wait on disk, and try it again until it takes them."""
@@ -256,6 +254,8 @@ class Publisher:
             return
         self._blocked_topics[topic] = 0
         _log.error("topic_blocked", topic=topic, detail=words, hint="its events wait on disk, others flow")
+        next_step = "gumlet-bridge topics check; the bridge retries and then publishes the parked events in order"
+        self._health.report(f"topic {topic}", "failing", f"{topic} is blocked: {words}", next_step)
         mender = tasks.create_task(self._retry_parked(topic), name=f"mend {topic}")
         self._retry_tasks.add(mender)
         mender.add_done_callback(self._retry_tasks.discard)
@@ -273,13 +273,13 @@ class Publisher:
                     if not done:
                         break
                     await self._backlog.unpark(done)
-                    self._report_parked()
                     attempt = PARKED_RETRY_FIRST_ATTEMPT
                 # Nothing may come between this look and the release: what is on its way to be parked would be
                 # overtaken by what flows.
                 if not parked and self._blocked_topics[topic] == 0:
                     del self._blocked_topics[topic]
                     _log.info("topic_unblocked", topic=topic)
+                    self._health.clear(f"topic {topic}")
                     return
         finally:
             await sender.close()

@@ -24,6 +24,7 @@ from bridge.kafka.client import backoff
 from bridge.kafka.schema_registry import Registry, registry, subject_name, tls_context
 from bridge.kafka.wire_format import encode_guid_header, encode_id_prefix
 from bridge.publisher.producer import OutgoingEvent, Sender
+from bridge.telemetry.health import Health
 
 _log = structlog.stdlib.get_logger()
 
@@ -31,7 +32,8 @@ _log = structlog.stdlib.get_logger()
 class SchemaIdResolver:
     """What each topic's records carry of their schema, as far as the registry has told."""
 
-    def __init__(self, settings: RegistrySettings, contract: Contract) -> None:
+    def __init__(self, settings: RegistrySettings, contract: Contract, health: Health | None = None) -> None:
+        self._health = health or Health()
         self._settings = settings
         self._tls = tls_context(settings)  # made once: a file that goes later must not end the daemon
         self._topics = {topic.name: topic for topic in contract.topics.values()}
@@ -56,10 +58,12 @@ class SchemaIdResolver:
             except RegistryError as error:
                 if attempt == 0:
                     _log.warning("schema_registry_unreachable", detail=str(error), hint="attempts go on, events wait")
+                self._health.report("registry", "failing", str(error), "check BRIDGE_REGISTRY_…; the bridge retries")
                 await asyncio.sleep(backoff(attempt))
                 attempt += 1
             else:
                 _log.info("schema_registry_connected", url=self._settings.url, schemas=len(self._known))
+                self._health.report("registry", "ok")
 
     async def refusal(self, name: str) -> str | None:
         """Return why a topic's events cannot be sent now, None if they can; asks again for what is not registered."""
@@ -135,8 +139,10 @@ class RegistryProducer(Sender):
         return super()._pack(producer, framed, partitions, placed)
 
 
-def producer_factory(settings: RegistrySettings, contract: Contract) -> Callable[..., Sender]:
+def producer_factory(
+    settings: RegistrySettings, contract: Contract, health: Health | None = None
+) -> Callable[..., Sender]:
     """Return what makes senders in the configured wire format; they share what they learn. Raises ConfigError."""
     if settings.wire_format == "plain":
         return Sender
-    return partial(RegistryProducer, SchemaIdResolver(settings, contract))
+    return partial(RegistryProducer, SchemaIdResolver(settings, contract, health))

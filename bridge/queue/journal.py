@@ -289,7 +289,7 @@ class Journal:
         error = await self._disk.write(append)
         self._waiting_bytes -= taken
         if error is None and group is not None:
-            self._metrics.committed(deliveries, time.perf_counter() - began)
+            self._metrics.record_commit(deliveries, time.perf_counter() - began)
             self._trimmed = max(self._trimmed, trimmed)
             self._committed(group)
         for future in [each for each in futures if not each.done()]:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from bridge.contract.schemas import schemas_directory
-from bridge.telemetry.recent_activity import KEPT
+from bridge.telemetry.recent_activity import MAX_ENTRIES
 from tests.support.brokers import Broker
 from tests.support.daemon import Daemon, wait_for
 from tests.support.delivery_checker import header, read_all
@@ -45,16 +45,16 @@ async def test_places_and_times_of_the_last_events(daemon: Daemon, broker: Broke
     document = json.loads(EXAMPLE.read_bytes())
     bodies = [
         json.dumps(document | {"asset_id": f"5fd088e0a47da8246f1fb{number % 7:03}", "progress": number}).encode()
-        for number in range(3 * KEPT)
+        for number in range(3 * MAX_ENTRIES)
     ]
-    with ThreadPoolExecutor(3 * KEPT) as pool:  # at once, so that several share a batch
+    with ThreadPoolExecutor(3 * MAX_ENTRIES) as pool:  # at once, so that several share a batch
         assert {each.status for each in pool.map(daemon.post, bodies)} == {200}
     wait_for(daemon.drained)
     rows = last_published(daemon)
-    assert len(rows) == KEPT
+    assert len(rows) == MAX_ENTRIES
     records = await read_all(broker.bootstrap_servers, [f"{prefix}video.status.ready"])
     on_kafka = {header(each, "ce_id"): (each.topic, each.partition, each.offset) for each in records}
-    assert len(on_kafka) == 3 * KEPT
+    assert len(on_kafka) == 3 * MAX_ENTRIES
     assert {each["id"]: (each["topic"], each["partition"], each["offset"]) for each in rows}.items() <= on_kafka.items()
     for row in rows:
         assert row["type"] == "video.status.ready"

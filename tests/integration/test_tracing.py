@@ -32,7 +32,7 @@ async def test_request_and_publication_are_linked(
     """The request's span continues the caller's trace, the record carries it, the publication's span links to it."""
     exporter, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    monkeypatch.setattr(tracing, "configured", lambda: contextlib.nullcontext(tracing.Tracing(provider)))
+    monkeypatch.setattr("bridge.daemon.start_tracing", lambda: contextlib.nullcontext(tracing.Tracing(provider)))
     settings = config.load(
         listen="127.0.0.1:0",
         admin_listen="127.0.0.1:0",
@@ -74,9 +74,7 @@ async def test_request_and_publication_are_linked(
 
 def test_off_imports_nothing() -> None:
     """Without OTEL_ variables OpenTelemetry is not even imported."""
-    code = (
-        "import sys, bridge.daemon, bridge.telemetry.tracing as t\nwith t.configured() as made: assert made is None\n"
-    )
+    code = "import sys, bridge.daemon, bridge.telemetry.tracing as t\nwith t.start_tracing() as made: assert made is None\n"
     code += "assert not [name for name in sys.modules if name.startswith('opentelemetry')]"
     environment = {"PATH": "/usr/bin:/bin"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
@@ -99,11 +97,11 @@ def test_the_standard_variables_ask(variables: dict[str, str], monkeypatch: pyte
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert tracing.wanted() is asked
+    assert tracing.enabled() is asked
 
 
 def test_an_unknown_exporter_is_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
     """An exporter that is not there is told, with what there is."""
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "jaeger")
-    with pytest.raises(ConfigError, match="otlp, console or none"), tracing.configured():
+    with pytest.raises(ConfigError, match="otlp, console or none"), tracing.start_tracing():
         pass

@@ -82,7 +82,7 @@ function show(now) {
   last = now;
   fill("published", now.recent.published.map((e) => [time(e.received_ms), e.type, e.asset ?? "–",
     `${e.topic}-${e.partition}-${e.offset ?? "?"}`, e.id, span(e.acknowledge_seconds), span(e.publish_seconds)]), [5, 6]);
-  fill("refused", now.recent.refused.map((e) => [time(e.at_ms), e.status, e.reason, e.source]));
+  fill("rejected", now.recent.rejected.map((e) => [time(e.at_ms), e.status, e.reason, e.source]));
   fill("dead_letters", now.recent.dead_letters.map((e) => [time(e.received_ms), e.reason, e.detail, e.id]));
   const topics = [...new Set([...Object.keys(now.topics), ...Object.keys(journal.parked)])].sort();
   fill("topics", topics.map((t) => [t, count(now.topics[t] ?? 0), count(journal.parked[t] ?? 0)]), [1, 2]);

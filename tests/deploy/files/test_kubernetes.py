@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from importlib import import_module
 from pathlib import Path
@@ -48,10 +49,10 @@ def validate(path: Path) -> None:
     run(tool("kubectl-validate"), "--local-schemas", schemas, "--local-crds", crds, path)
 
 
-def keeps_the_policies(path: Path) -> None:
-    """Have kube-score look for what a cluster's keepers ask for."""
+def check_policies(*paths: Path) -> None:
+    """Have kube-score check resources, probes, network policies, budgets and security contexts of objects."""
     ignored = [word for each in NOT_ASKED for word in ("--ignore-test", each)]
-    run(tool("kube-score"), "score", *ignored, "--exit-one-on-warning", "--output-format", "ci", path)
+    run(tool("kube-score"), "score", *ignored, "--exit-one-on-warning", "--output-format", "ci", *paths)
 
 
 def workload(objects: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -72,12 +73,12 @@ def test_secret_example_is_valid() -> None:
     assert yaml.safe_load(path.read_text())["stringData"] == {"tokens": "replace-this-with-a-random-token\n"}
 
 
-def test_example_of_a_drain_is_one_that_a_cluster_takes() -> None:
-    """Valid, within the policies, fit for the restricted namespace; its settings exist."""
+def test_drain_job_is_admitted_by_a_cluster(rendered: Path) -> None:
+    """Valid, fit for the restricted namespace, covered by the overlay's network policies; its settings exist."""
     path = KUBERNETES / "drain.example.yaml"
     validate(path)
-    keeps_the_policies(path)
-    job, _ = yaml.safe_load_all(path.read_text())
+    check_policies(path, rendered)
+    job = yaml.safe_load(path.read_text())
     pod = job["spec"]["template"]["spec"]
     fit_for_a_restricted_namespace(pod)
     assert {each["name"] for each in pod["containers"][0]["env"]} <= known_variables()
@@ -85,7 +86,7 @@ def test_example_of_a_drain_is_one_that_a_cluster_takes() -> None:
 
 def test_bridge_understands_what_the_drain_asks_for(tmp_path: Path) -> None:
     """Arguments and settings are those of the command: all that it misses is the volume."""
-    job, _ = yaml.safe_load_all((KUBERNETES / "drain.example.yaml").read_text())
+    job = yaml.safe_load((KUBERNETES / "drain.example.yaml").read_text())
     (container,) = job["spec"]["template"]["spec"]["containers"]
     arguments = [str(tmp_path) if each.startswith("/var") else each for each in container["args"]]
     settings = {each["name"].removeprefix(PREFIX).lower(): each["value"] for each in container["env"]}
@@ -98,7 +99,7 @@ def test_bridge_understands_what_the_drain_asks_for(tmp_path: Path) -> None:
 
 def test_drain_finds_the_replicas_journal_and_gets_no_deliveries(objects: dict[str, dict[str, Any]]) -> None:
     """The claim, the mount and the folder are those of a replica that is gone; no Service chooses the Job's pod."""
-    job, policy = yaml.safe_load_all((KUBERNETES / "drain.example.yaml").read_text())
+    job = yaml.safe_load((KUBERNETES / "drain.example.yaml").read_text())
     template = job["spec"]["template"]
     (container,) = template["spec"]["containers"]
     (replica,) = workload(objects)["spec"]["template"]["spec"]["containers"]
@@ -114,12 +115,20 @@ def test_drain_finds_the_replicas_journal_and_gets_no_deliveries(objects: dict[s
     for name, each in objects.items():
         if name.startswith("Service/"):
             assert not each["spec"]["selector"].items() <= template["metadata"]["labels"].items()
-    assert policy["spec"]["podSelector"]["matchLabels"] == template["metadata"]["labels"]
+    for name in ("NetworkPolicy/bridge-to-kafka", "NetworkPolicy/bridge-to-dns"):
+        assert selects(objects[name]["spec"]["podSelector"], template["metadata"]["labels"])
+
+
+def selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
+    """Return whether a label selector, of exact values or of `In` expressions, selects a pod with these labels."""
+    exact = selector.get("matchLabels", {})
+    expressions = selector.get("matchExpressions", [])
+    return exact.items() <= labels.items() and all(labels.get(each["key"]) in each["values"] for each in expressions)
 
 
 def test_overlay_keeps_the_policies(rendered: Path) -> None:
     """kube-score finds limits, probes, policies, budgets and security contexts as they should be."""
-    keeps_the_policies(rendered)
+    check_policies(rendered)
 
 
 def test_pods_may_run_in_a_restricted_namespace(objects: dict[str, dict[str, Any]]) -> None:
@@ -154,7 +163,10 @@ def test_every_selector_finds_the_pods_and_nothing_else(objects: dict[str, dict[
     selectors = [each["spec"]["selector"] for name, each in objects.items() if name.startswith("Service/")]
     selectors += [
         objects["PodDisruptionBudget/bridge"]["spec"]["selector"]["matchLabels"],
-        objects["NetworkPolicy/bridge"]["spec"]["podSelector"]["matchLabels"],
+        *(
+            objects[f"NetworkPolicy/{name}"]["spec"]["podSelector"]["matchLabels"]
+            for name in ("bridge-from-gateway", "bridge-from-monitoring")
+        ),
         workload(objects)["spec"]["selector"]["matchLabels"],
     ]
     spread = workload(objects)["spec"]["template"]["spec"]["topologySpreadConstraints"]
@@ -182,7 +194,7 @@ def test_autoscaler_watches_a_metric_that_exists(objects: dict[str, dict[str, An
 def test_grace_period_covers_the_drain(objects: dict[str, dict[str, Any]]) -> None:
     """A pod is not killed while it still finishes requests and drains: twice the bound, after the pause."""
     pod = workload(objects)["spec"]["template"]["spec"]
-    pause = int(pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][1])
+    pause = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
     assert pod["terminationGracePeriodSeconds"] >= pause + 2 * 25
 
 
@@ -197,13 +209,13 @@ def test_configuration_names_only_settings_that_exist(objects: dict[str, dict[st
 
 
 def test_admin_port_is_reached_from_monitoring_only(objects: dict[str, dict[str, Any]]) -> None:
-    """Neither the WebhookServer nor the public Service leads to health, metrics or the page."""
-    rules = objects["NetworkPolicy/bridge"]["spec"]["ingress"]
-    (admin,) = [rule for rule in rules if rule["ports"] == [{"protocol": "TCP", "port": "admin"}]]
+    """The public Service has no port for health, metrics and the page, and only monitoring may connect to it."""
+    (admin,) = objects["NetworkPolicy/bridge-from-monitoring"]["spec"]["ingress"]
+    assert admin["ports"] == [{"protocol": "TCP", "port": "admin"}]
+    (public,) = objects["NetworkPolicy/bridge-from-gateway"]["spec"]["ingress"]
+    assert public["ports"] == [{"protocol": "TCP", "port": "http"}]
     assert admin["from"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
     assert [port["targetPort"] for port in objects["Service/bridge"]["spec"]["ports"]] == ["http"]
-    (path,) = objects["Ingress/bridge"]["spec"]["rules"][0]["http"]["paths"]
-    assert path["backend"]["service"]["name"] == "bridge"
 
 
 @pytest.fixture(scope="module")
@@ -232,17 +244,13 @@ def test_reconciliation_runs_alone_and_restricted(reconciled: dict[str, dict[str
     assert key["valueFrom"] == {"secretKeyRef": {"name": "bridge-gumlet", "key": "api-key"}}
 
 
-def test_reconciliation_is_a_command_that_exists(reconciled: dict[str, dict[str, Any]]) -> None:
-    """The bridge takes the arguments, and the state's file is on the volume that a restarted container keeps."""
+def test_reconciliation_job_runs_a_command_that_exists_and_does_not_ask(reconciled: dict[str, dict[str, Any]]) -> None:
+    """The command accepts the arguments, and needs no answer from a terminal."""
     pod = reconciled["CronJob/bridge-reconcile"]["spec"]["jobTemplate"]["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     name, *options = container["args"]
     command = typer.main.get_command(import_module(COMMANDS[name]).app)
-    chosen = command.make_context(name, options).params
-    (mount,) = container["volumeMounts"]
-    assert chosen["yes"] is True
-    assert chosen["state"].parent == Path(mount["mountPath"])
-    assert pod["restartPolicy"] == "OnFailure"
+    assert command.make_context(name, options).params["yes"] is True
 
 
 def test_nothing_of_the_bridges_selects_the_reconciliation(reconciled: dict[str, dict[str, Any]]) -> None:
@@ -253,4 +261,42 @@ def test_nothing_of_the_bridges_selects_the_reconciliation(reconciled: dict[str,
     policy = reconciled["NetworkPolicy/bridge-reconcile"]["spec"]
     assert policy["podSelector"]["matchLabels"].items() <= labels.items()
     assert "ingress" not in policy
-    assert [rule["ports"][0]["port"] for rule in policy["egress"]] == [9092, 53, 443]
+    assert [rule["ports"][0]["port"] for rule in policy["egress"]] == [443]
+    for shared in ("NetworkPolicy/bridge-to-kafka", "NetworkPolicy/bridge-to-dns"):
+        assert selects(reconciled[shared]["spec"]["podSelector"], labels)
+
+
+def test_service_sends_deliveries_to_the_pods_of_one_mode(objects: dict[str, dict[str, Any]]) -> None:
+    """With both modes' workloads in one namespace, the Service selects the pods of the overlay applied last."""
+    labels = workload(objects)["spec"]["template"]["metadata"]["labels"]
+    mode = "kafka" if workload(objects)["kind"] == "Deployment" else "journal"
+    assert labels["gumlet-kafka-bridge/ack"] == mode
+    assert objects["Service/bridge"]["spec"]["selector"]["gumlet-kafka-bridge/ack"] == mode
+
+
+COMPONENTS = {"ingress": "Ingress/bridge", "gateway": "HTTPRoute/bridge", "openshift": None}
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_component_can_be_added_to_an_overlay(component: str, tmp_path: Path) -> None:
+    """Each component renders on top of the journal overlay, and routes lead to the public port only."""
+    overlay = Path("overlays", "journal")
+    copied = tmp_path / "kubernetes"
+    shutil.copytree(KUBERNETES, copied)
+    own = copied / "overlays" / "own"
+    own.mkdir()
+    (own / "kustomization.yaml").write_text(
+        "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nnamespace: gumlet\n"
+        f"resources: [../{overlay.name}]\ncomponents: [../../components/{component}]\n"
+    )
+    text = run(tool("kubectl"), "kustomize", own)
+    found = {f"{each['kind']}/{each['metadata']['name']}": each for each in yaml.safe_load_all(text)}
+    route = COMPONENTS[component]
+    if route is None:
+        security = workload(found)["spec"]["template"]["spec"]["securityContext"]
+        assert security.keys() == {"runAsNonRoot", "fsGroupChangePolicy", "seccompProfile"}
+        return
+    rule = found[route]["spec"]["rules"][0]
+    backend = rule["http"]["paths"][0]["backend"]["service"] if "http" in rule else rule["backendRefs"][0]
+    assert backend["name"] == "bridge"
+    assert backend["port"] in ({"name": "http"}, 80)

@@ -134,7 +134,8 @@ class ApacheKafka:
     """A Kafka node: `start()`, `stop()`, `kill()`, `freeze()`, `thaw()`; again and again on the same ports and data.
 
     `directory` holds its data, `server.properties` and `server.log`. `properties` add to or replace PROPERTIES;
-    `listeners` are further ones, a protocol and its HOST:PORT (`free_port()`);
+    `listeners` are further ones, a protocol and its HOST:PORT (`free_port()`); the property `advertised.listeners`
+    names what the further ones advertise;
     `format_as` are StorageTool's arguments for the kind of node (`--standalone`: a cluster of its own).
     """
 
@@ -166,15 +167,17 @@ class ApacheKafka:
             "-cp",
             f"{libs}/*",
         ]
-        told = {**PROPERTIES, **(properties or {})}
+        given = {**PROPERTIES, **(properties or {})}
         addresses = {"PLAINTEXT": self.bootstrap_servers, **(listeners or {})}
-        if "controller" in told["process.roles"]:
+        if "controller" in given["process.roles"]:
             addresses["CONTROLLER"] = f"127.0.0.1:{self.controller_port}"
+        if advertised := given.pop("advertised.listeners", None):
+            given["advertised.listeners"] = f"PLAINTEXT://{self.bootstrap_servers},{advertised}"
         self._properties = {
             "listeners": ",".join(f"{name}://{address}" for name, address in addresses.items()),
             "controller.quorum.bootstrap.servers": f"127.0.0.1:{self.controller_port}",
             "log.dirs": str(directory / "data"),
-            **told,
+            **given,
         }
 
     def __enter__(self) -> Self:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from bridge.config import settings as config
+from bridge.config.address import parse_address
 from bridge.config.rendering import as_toml, example, fields, variable
 from bridge.config.settings import Settings, load
 from bridge.errors import ConfigError
@@ -159,11 +160,11 @@ def test_a_file_that_is_missing_or_no_toml_is_told(tmp_path: Path) -> None:
 def test_an_address_that_is_none(text: str) -> None:
     """Only HOST:PORT is an address, an IPv6 host in brackets."""
     with pytest.raises(ValueError, match="HOST:PORT"):
-        config.parse_address(text)
+        parse_address(text)
 
 
 def test_addresses() -> None:
     """Names, IPv4 and IPv6 are hosts; port 0 means any."""
-    assert config.parse_address("10.0.0.1:8080") == ("10.0.0.1", 8080)
-    assert config.parse_address("[::1]:0") == ("::1", 0)
-    assert config.parse_address("localhost:1") == ("localhost", 1)
+    assert parse_address("10.0.0.1:8080") == ("10.0.0.1", 8080)
+    assert parse_address("[::1]:0") == ("::1", 0)
+    assert parse_address("localhost:1") == ("localhost", 1)

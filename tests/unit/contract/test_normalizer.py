@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -524,6 +525,34 @@ def test_a_dead_letter_repeats_no_more_than_it_must() -> None:
     assert value(dead)["event_type"] == "t" * 256
     assert "asset_id" not in value(dead)
     assert dead.key is None
+
+
+def test_a_dead_letter_without_its_body_says_which_body_it_was() -> None:
+    """The size, the SHA-256 and the first bytes replace the body; id and key stay; the record is small and valid."""
+    body = orjson.dumps({"type": "video.status.ready", "asset_id": "a1", "x": "y" * 400_000})
+    dead = NORMALIZER.dead_letter_without_body(delivery(body), "record_too_large", "MessageSizeTooLargeError")
+    found = value(dead)
+    assert CONTRACT.dead_letter.violation(found) is None
+    assert (found["body_base64"], found["body_bytes"]) == ("", len(body))
+    assert found["body_sha256"] == hashlib.sha256(body).hexdigest()
+    assert base64.b64decode(found["body_prefix_base64"]) == body[:512]
+    assert len(dead.value) < 2000
+    whole = NORMALIZER.dead_letter(delivery(body), "record_too_large", "MessageSizeTooLargeError")
+    assert (dead.id, dead.key, dead.topic) == (whole.id, whole.key, whole.topic)
+
+
+@pytest.mark.parametrize("received_ms", [-(2**63), -1, 0, 2**63])
+@pytest.mark.parametrize("body", [b"", b"{", b"[" * 5000, b'{"type":"\xff"}'])
+def test_a_dead_letter_exists_for_any_delivery(body: bytes, received_ms: int) -> None:
+    """Neither the body nor a source, a span or a receipt time that cannot be encoded keeps a dead letter from Kafka."""
+    strange = Delivery(received_ms, "\udcff", body, "\udcff")
+    for dead in (
+        NORMALIZER.dead_letter(strange, "internal_error", "\udcff", "/\udcff"),
+        NORMALIZER.dead_letter_without_body(strange, "internal_error", "\udcff"),
+        NORMALIZER.event(strange),
+    ):
+        assert CONTRACT.dead_letter.violation(value(dead)) is None
+        assert dead.id
 
 
 def test_a_mistake_of_the_bridge_is_a_dead_letter(monkeypatch: pytest.MonkeyPatch) -> None:

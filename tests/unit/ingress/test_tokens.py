@@ -12,7 +12,6 @@ from pydantic import SecretStr
 from bridge.errors import ConfigError
 from bridge.ingress import tokens as auth
 from bridge.ingress.tokens import MAX_TOKEN_LENGTH, Tokens
-from bridge.telemetry.metrics import Metrics
 
 
 def tokens(*fixed: str, file: Path | None = None, allow: bool = False) -> Tokens:
@@ -125,15 +124,15 @@ def test_a_mistyped_change_leaves_the_tokens_as_they_were(tmp_path: Path) -> Non
     assert not valid.accepts("new")
 
 
-def test_metrics_tell_when_each_token_was_used_last_by_its_name(tmp_path: Path) -> None:
-    """By name, never by value, and only for deliveries that were let in."""
+def test_status_shows_name_expiry_and_last_use_but_never_the_token(tmp_path: Path) -> None:
+    """Only a token that was accepted has a last use."""
     file = tmp_path / "tokens"
     file.write_text("s3cret name=gumlet\nold name=gone expires=2001-01-01\n")
-    metrics = Metrics()
-    valid = Tokens((SecretStr("fixed"),), file, allow_unauthenticated=False, metrics=metrics)
+    tokens = Tokens((SecretStr("fixed"),), file, allow_unauthenticated=False)
     for presented in ("s3cret", "old", "wrong"):
-        valid.accepts(presented)
-    told = metrics.render().decode()
-    assert 'bridge_token_last_used_timestamp_seconds{name="gumlet"}' in told
-    for absent in ("s3cret", "gone", "configured"):
-        assert absent not in told
+        tokens.accepts(presented)
+    statuses = {status.name: status for status in tokens.statuses()}
+    assert set(statuses) == {"configured", "gumlet", "gone"}
+    assert [name for name, status in statuses.items() if status.last_used is not None] == ["gumlet"]
+    assert [name for name, status in statuses.items() if not status.is_valid(time.time())] == ["gone"]
+    assert not any(secret in repr(statuses) for secret in ("s3cret", "old", "fixed"))

@@ -1,4 +1,4 @@
-"""What is counted of what was published: repeats, and how late an asset's creation is told."""
+"""What is counted of what was published: counter, and how late an asset's creation is told."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import orjson
 from prometheus_client import Metric
 
 from bridge.event import Event, content_id
-from bridge.telemetry.duplicate_counter import SLOTS, DuplicateCounter
+from bridge.telemetry.duplicate_counter import DuplicateCounter
 from bridge.telemetry.metrics import Metrics
-from bridge.telemetry.recent_activity import COMMITS, KEPT, Place, Recent
+from bridge.telemetry.recent_activity import MAX_COMMITS, MAX_ENTRIES, RecentActivity, RecordOffset
 
 NOW_MS = 1_764_000_000_000
 
@@ -35,46 +35,30 @@ def value(metrics: Metrics, name: str, sample: str) -> float:
 def test_a_repeat_is_counted_in_the_same_window_and_in_a_later_one() -> None:
     """An id that was published before is counted each time that it comes again, others are not."""
     metrics = Metrics()
-    metrics.published([event(1), event(2), event(1)], NOW_MS)
-    metrics.published([event(3), event(2)], NOW_MS)
+    metrics.record_published([event(1), event(2), event(1)], NOW_MS)
+    metrics.record_published([event(3), event(2)], NOW_MS)
     assert value(metrics, "bridge_duplicate_records", "bridge_duplicate_records_total") == 2
 
 
 def test_memory_of_ids_sees_the_window_that_it_promises() -> None:
     """Nine ids of ten are known after 14,000 others, half of them after 90,000; what is new is never known."""
-    repeats = DuplicateCounter()
+    counter = DuplicateCounter()
     ids = [content_id("default", b"%d" % number) for number in range(104_000)]
-    assert repeats.among(ids[:1000]) == 0
-    assert repeats.among(ids[1000:14_000]) == 0
-    assert repeats.among(ids[:1000]) in range(860, 1000)
-    assert repeats.among(ids[14_000:]) == 0
-    assert repeats.among(ids[:1000]) in range(400, 600)
-    assert len(repeats._slots) == SLOTS
-
-
-def test_delay_is_told_where_created_at_is_about_the_event_itself() -> None:
-    """Creations are timed from Gumlet's clock, any other event of an old asset is not; a clock ahead counts as zero."""
-    metrics = Metrics()
-    events = [
-        event(1, created_at="2025-11-24T15:59:57.500Z"),
-        event(2, "live.video.status.created", "2025-11-24T16:00:01Z"),
-        event(3, "video.status.ready", "2020-01-01T00:00:00Z"),
-        event(4),
-    ]
-    metrics.published(events, NOW_MS)
-    name = "bridge_creation_to_kafka_seconds"
-    assert value(metrics, name, f"{name}_count") == 2
-    assert value(metrics, name, f"{name}_sum") == 2.5
+    assert counter.count_duplicates(ids[:1000]) == 0
+    assert counter.count_duplicates(ids[1000:14_000]) == 0
+    assert counter.count_duplicates(ids[:1000]) in range(860, 1000)
+    assert counter.count_duplicates(ids[14_000:]) == 0
+    assert counter.count_duplicates(ids[:1000]) in range(400, 600)
 
 
 def test_last_events_tell_their_times_and_places() -> None:
     """Each of the last few has its place on Kafka, the time to its commit, and the time to Kafka."""
-    recent = Recent()
-    recent.committed(NOW_MS, NOW_MS + 4, NOW_MS + 7)
-    recent.committed(NOW_MS + 5, NOW_MS + 9, NOW_MS + 12)
-    recent.published(
+    recent = RecentActivity()
+    recent.record_commit(NOW_MS, NOW_MS + 4, NOW_MS + 7)
+    recent.record_commit(NOW_MS + 5, NOW_MS + 9, NOW_MS + 12)
+    recent.record_published(
         [event(1, received_ms=NOW_MS + 2), event(2, received_ms=NOW_MS + 5)],
-        [Place(3, 17), Place(0, None)],
+        [RecordOffset(3, 17), RecordOffset(0, None)],
         NOW_MS + 40,
     )
     newest, older = recent.snapshot()["published"]
@@ -86,12 +70,14 @@ def test_last_events_tell_their_times_and_places() -> None:
 
 def test_time_of_an_acknowledgement_that_is_long_past_is_not_made_up() -> None:
     """A delivery from before the restart, or from too many commits ago, has none; the memory is bounded."""
-    recent = Recent()
-    recent.published([event(received_ms=NOW_MS)], [Place(0, 0)], NOW_MS + 1)
-    for number in range(COMMITS + 1):
-        recent.committed(NOW_MS + number, NOW_MS + number, NOW_MS + number + 3)
-    recent.published([event(received_ms=NOW_MS)], [Place(0, 1)], NOW_MS + 900)
-    recent.published([event(received_ms=NOW_MS + 1)], [Place(0, 2)], NOW_MS + 900)
+    recent = RecentActivity()
+    recent.record_published([event(received_ms=NOW_MS)], [RecordOffset(0, 0)], NOW_MS + 1)
+    for number in range(MAX_COMMITS + 1):
+        recent.record_commit(NOW_MS + number, NOW_MS + number, NOW_MS + number + 3)
+    recent.record_published([event(received_ms=NOW_MS)], [RecordOffset(0, 1)], NOW_MS + 900)
+    recent.record_published([event(received_ms=NOW_MS + 1)], [RecordOffset(0, 2)], NOW_MS + 900)
     assert [each["acknowledge_seconds"] for each in recent.snapshot()["published"]] == [0.003, None, None]
-    recent.published([event(number) for number in range(3 * KEPT)], [Place(0, 0)] * 3 * KEPT, NOW_MS)
-    assert len(recent.snapshot()["published"]) == KEPT
+    recent.record_published(
+        [event(number) for number in range(3 * MAX_ENTRIES)], [RecordOffset(0, 0)] * 3 * MAX_ENTRIES, NOW_MS
+    )
+    assert len(recent.snapshot()["published"]) == MAX_ENTRIES
