@@ -34,6 +34,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Say which brokers the tests ran on, and name each test that had none."""
+    for report in terminalreporter.stats.get("passed", []):
+        for name, value in report.user_properties:
+            if name == "covered":
+                terminalreporter.write_line(f"covered: {value}")
     missed = [report for report in terminalreporter.stats.get("skipped", []) if _NO_KAFKA in str(report.longrepr)]
     taken = config.stash[_taken]
     if taken:

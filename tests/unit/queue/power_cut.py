@@ -19,7 +19,7 @@ from typing import NamedTuple
 from bridge.queue.files import Files
 
 SECTOR_BYTES = 512
-MAX_COMBINATIONS = 192
+MAX_COMBINATIONS = 256
 """States of one point in time that are enumerated; more are sampled."""
 
 
@@ -57,6 +57,7 @@ class RecordingFiles(Files):
         return str(path.relative_to(self.root))
 
     def create(self, path: Path) -> int:
+        """Record a new file."""
         self._check("create")
         descriptor = super().create(path)
         self._created += 1
@@ -65,45 +66,54 @@ class RecordingFiles(Files):
         return descriptor
 
     def close(self, descriptor: int) -> None:
+        """Forget the descriptor."""
         self._inodes.pop(descriptor, None)
         super().close(descriptor)
 
     def fallocate(self, descriptor: int, size: int) -> None:
+        """Record a new size."""
         self._check("fallocate")
         super().fallocate(descriptor, size)
         self.operations.append(Operation("resize", self._inodes[descriptor], offset=size))
 
     def pwrite(self, descriptor: int, data: bytes, offset: int) -> None:
+        """Record a write."""
         self._check("pwrite")
         super().pwrite(descriptor, data, offset)
         self.operations.append(Operation("write", self._inodes[descriptor], offset=offset, data=bytes(data)))
 
     def fsync(self, descriptor: int) -> None:
-        if descriptor in self._inodes:  # of a file only read, nothing is pending
+        """Record a sync; for a file that is only read, nothing is pending."""
+        if descriptor in self._inodes:
             self._check("fsync")
             self.operations.append(Operation("fsync", self._inodes[descriptor]))
 
     def fsync_directory(self, path: Path) -> None:
+        """Record a sync of names."""
         self._check("fsync_directory")
         if path != self.root.parent:
             self.operations.append(Operation("fsync_directory", path=self._relative(path)))
 
     def rename(self, source: Path, target: Path) -> None:
+        """Record a changed name."""
         self._check("rename")
         super().rename(source, target)
         self.operations.append(Operation("rename", path=self._relative(source), target=self._relative(target)))
 
     def unlink(self, path: Path) -> None:
+        """Record a removed name."""
         self._check("unlink")
         super().unlink(path)
         self.operations.append(Operation("unlink", path=self._relative(path)))
 
     def truncate(self, path: Path, size: int) -> None:
+        """Record a smaller size."""
         self._check("truncate")
         super().truncate(path, size)
         self.operations.append(Operation("truncate", path=self._relative(path), offset=size))
 
     def mkdir(self, path: Path) -> None:
+        """Record a new directory."""
         super().mkdir(path)
         self.operations.append(Operation("mkdir", path=self._relative(path)))
 
@@ -120,9 +130,9 @@ class _File:
             _apply(self.content, operation)
         self.pending.clear()
 
-    def choices(self) -> list[tuple[Operation, ...]]:
+    def units(self) -> list[Operation]:
         """Return the pending operations as independent units: each sector of a write, each change of size."""
-        units: list[tuple[Operation, ...]] = []
+        units: list[Operation] = []
         for operation in self.pending:
             if operation.kind == "write":
                 end = operation.offset + len(operation.data)
@@ -130,9 +140,9 @@ class _File:
                     begin = max(operation.offset, sector * SECTOR_BYTES)
                     stop = min(end, (sector + 1) * SECTOR_BYTES)
                     data = operation.data[begin - operation.offset : stop - operation.offset]
-                    units.append((operation._replace(offset=begin, data=data),))
+                    units.append(operation._replace(offset=begin, data=data))
             else:
-                units.append((operation,))
+                units.append(operation)
         return units
 
 
@@ -154,7 +164,7 @@ class Disk:
     """A disk after a sequence of operations."""
 
     def __init__(self, initial: State) -> None:
-        """`initial` is synced."""
+        """Start from files that are synced."""
         self._files = {number: _File(bytearray(content)) for number, content in enumerate(initial.values())}
         self._names = {path: number for number, path in enumerate(initial)}
         self._pending: list[Operation] = []
@@ -194,9 +204,8 @@ class Disk:
 
     def states(self, random_: random.Random) -> Iterator[State]:
         """Yield the states that a power cut can leave now."""
-        names = [(operation,) for operation in self._pending]
-        of_files = [(number, unit) for number, file in self._files.items() for unit in file.choices()]
-        units = [("names", *unit) for unit in names] + [(number, *unit) for number, unit in of_files]
+        units: list[tuple[int | None, Operation]] = [(None, operation) for operation in self._pending]
+        units += [(number, unit) for number, file in self._files.items() for unit in file.units()]
         count = len(units)
         if 2**count <= MAX_COMBINATIONS:
             chosen: Iterator[tuple[bool, ...]] = itertools.product((False, True), repeat=count)
@@ -207,17 +216,17 @@ class Disk:
             samples = [
                 tuple(random_.random() < share for _ in range(count))
                 for share in (0.2, 0.5, 0.8)
-                for _ in range(MAX_COMBINATIONS // 8)
+                for _ in range(MAX_COMBINATIONS // 6)
             ]
             chosen = iter(dict.fromkeys(prefixes + single + missing + samples))
         for choice in chosen:
             present = dict(self._names)
             contents = {number: bytearray(file.content) for number, file in self._files.items()}
             for taken, (owner, operation) in zip(choice, units, strict=True):
-                if taken and owner == "names":
+                if taken and owner is None:
                     _rename(present, operation)
-                elif taken:
-                    _apply(contents[int(owner)], operation)
+                elif taken and owner is not None:
+                    _apply(contents[owner], operation)
             yield {path: bytes(contents[number]) for path, number in present.items()}
 
 
