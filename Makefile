@@ -11,6 +11,13 @@ WORKERS ?= auto
 NODE := tests/node/node_modules/.package-lock.json
 COMPOSE := docker compose -f deploy/compose.yaml
 PIP_LOCKED := -m pip install --quiet --disable-pip-version-check --require-hashes -r
+# Shows each package that pip collects on one line; pip's exit status becomes the pipeline's.
+PIP_PROGRESS = { $(BIN)/python $(subst --quiet,,$(PIP_LOCKED)) $(1) || echo "FAILED"; } | awk ' \
+	function show(text) { if (ENVIRON["TERM"] != "dumb") printf "\r  %-60s", text; fflush() } \
+	/^FAILED$$/ { failed = 1 } \
+	/^Collecting / { show(++count " " $$2) } \
+	/^Installing collected/ { show("installing " count " packages") } \
+	END { print ""; exit failed }'
 PIP_SELF := -m pip install --quiet --disable-pip-version-check --no-deps -e .
 EXTRAS := --extra embedded --extra tracing
 UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade $(EXTRAS) \
@@ -138,13 +145,13 @@ $(VENV)/pyvenv.cfg:
 
 $(RUN): $(VENV)/pyvenv.cfg requirements.lock pyproject.toml
 	@echo "installing $$(grep -c == requirements.lock) packages for the bridge (about 20 s)"
-	@$(BIN)/python $(PIP_LOCKED) requirements.lock
+	@$(call PIP_PROGRESS,requirements.lock)
 	@$(BIN)/python $(PIP_SELF)
 	@touch $@
 
 $(DEV): $(RUN) tests/requirements.lock
 	@echo "installing $$(grep -c == tests/requirements.lock) packages for development (about 60 s)"
-	@$(BIN)/python $(PIP_LOCKED) tests/requirements.lock
+	@$(call PIP_PROGRESS,tests/requirements.lock)
 	@touch $@
 
 $(LOWEST)/stamp: tests/lowest.lock pyproject.toml

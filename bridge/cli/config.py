@@ -11,7 +11,7 @@ from bridge.contract.normalizer import Normalizer
 from bridge.contract.schemas import Contract
 from bridge.ingress.tokens import Tokens
 from bridge.kafka.client import client_options
-from bridge.publisher.registry_encoder import producer_factory
+from bridge.publisher.registry_encoder import create_encoder
 
 app = make_app("The configuration: show, check, example.")
 
@@ -31,14 +31,14 @@ def check(config_file: ConfigFile = None) -> None:
 
     Prints one line for each mistake, with its fix, and ends with exit code 78.
 
-    Example: `gumlet-bridge config check && gumlet-bridge topics apply && gumlet-bridge serve`
+    Example: `gumlet-bridge config check && gumlet-bridge topics apply --yes && gumlet-bridge serve`
     """
     settings = config.load(config_file, serving=True)
     Tokens.from_settings(settings)
     client_options(settings.kafka)
     contract = Contract.load(settings.topics.prefix)
     Normalizer(contract)
-    producer_factory(settings.registry, contract)
+    create_encoder(settings.registry, contract)
     echo("Configuration OK.")
 
 

@@ -120,10 +120,18 @@ class KafkaSettings(Section):
     compression: Literal["none", "gzip"] = Field(
         "none", description="none or gzip. Compresses each batch: less network and disk, more CPU."
     )
+    linger_seconds: float = Field(
+        0.02,
+        ge=0,
+        le=1,
+        description="Time in which events are collected for one produce request. The acknowledgement does not wait "
+        "for it; a full batch, a backlog and a stop skip it. Not used with ack = kafka.",
+    )
     delivery_timeout_seconds: float = Field(
         120,
         gt=0,
-        description="Replace the producer after this long without an acknowledgement; no event is lost.",
+        description="Replace the producer after this long without a confirmation, if Kafka accepts a new connection; "
+        "no event is lost.",
     )
 
     @field_validator("sasl_mechanism")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def test_a_running_daemon_reports_schema_drift(embedded_broker: Broker, prefix: str, tmp_path: Path) -> None:
     """The event is published; the metric, the log and the command name the field, not its value."""
     sample = 'bridge_schema_drift_total{event_type="video.status.ready",kind="new_field",path="/views"}'
-    with Daemon(tmp_path, embedded_broker.bootstrap_servers, prefix, topics_provision="off") as daemon:
+    with Daemon(tmp_path, embedded_broker.bootstrap_servers, prefix, topics_provision="create") as daemon:
         nothing = CliRunner().invoke(app, ["drift", "--admin", daemon.admin])
         assert (nothing.exit_code, nothing.output) == (0, "")
         for _ in range(2):
