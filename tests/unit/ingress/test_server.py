@@ -274,7 +274,7 @@ async def test_offered_upgrade_is_ignored(port: Port, protocol: str) -> None:
 
 @pytest.mark.parametrize("protocol", ["websocket", "WebSocket", "tcp"])
 async def test_upgrade_that_ends_http_is_not_acknowledged(port: Port, protocol: str) -> None:
-    """aiohttp can lose the body of such a request, and before 3.14.5 also the response to it."""
+    """Such a request can lose its body in aiohttp, and before 3.14.5 also its response."""
     response = await port.exchange(request(BODY, "Connection: Upgrade", f"Upgrade: {protocol}"))
     assert response == b"" or response.startswith(b"HTTP/1.1 400 ")
     assert port.rejected("malformed_request", 400) == 1
