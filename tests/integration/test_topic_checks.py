@@ -10,7 +10,7 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from bridge.contract.schemas import Contract
-from bridge.operations.topic_reader import open_reader
+from bridge.operations.topic_reader import Reader, open_reader
 from tests.support.brokers.apache import free_port
 from tests.support.daemon import Daemon, wait_for
 
@@ -92,6 +92,12 @@ async def test_a_topic_deleted_under_a_daemon_comes_back_by_the_contract(
         assert await partitions(admin, topic) == 3
 
 
+async def read_on(reader: Reader) -> None:
+    """Follow the topics until cancelled."""
+    async for _ in reader.records("beginning", follow=True):
+        pass
+
+
 async def test_a_reader_creates_no_topic(guarded_kafka: GuardedKafka, admin: AIOKafkaAdminClient, prefix: str) -> None:
     """Neither a missing topic nor one that is deleted while it is followed is created by the reader."""
     await admin.create_topics([NewTopic(prefix + "a", 1, 1), NewTopic(prefix + "b", 1, 1)])
@@ -100,7 +106,7 @@ async def test_a_reader_creates_no_topic(guarded_kafka: GuardedKafka, admin: AIO
     )
     async with open_reader(kafka, {prefix + "a", prefix + "b", prefix + "missing"}) as reader:
         assert reader.topics == [prefix + "a", prefix + "b"]
-        following = asyncio.create_task(anext(reader.records("beginning", follow=True)))
+        following = asyncio.create_task(read_on(reader))
         await asyncio.sleep(0.5)
         await admin.delete_topics([prefix + "b"])
         await asyncio.sleep(3)
