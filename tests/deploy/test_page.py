@@ -125,7 +125,7 @@ def test_page_shows_no_secret(browser: Browser, tmp_path: Path) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1280])
 def test_page_fits_and_can_be_read(browser: Browser, daemon: Daemon, scheme: str, width: int) -> None:
-    """Nothing is wider than the screen, ids are not wrapped at 1280 px, the contrast of all text is at least 4.5 to 1."""
+    """Nothing is wider than the screen, ids are not wrapped at 1280 px, all text has a contrast of 4.5 to 1."""
     browser.emulate(
         command="Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False
     )
