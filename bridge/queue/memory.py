@@ -26,7 +26,7 @@ from bridge.queue.interface import Group, Parked
 MAX_BATCH_DELIVERIES = 500
 """Maximum number of deliveries in a group."""
 OVERHEAD_BYTES = 1024
-"""Counted for each delivery beside its body: its objects here, in the ingress and in the publisher."""
+"""Counted for each delivery in addition to its body: its objects here, in the ingress and in the publisher."""
 
 
 class _Pending(NamedTuple):
