@@ -53,7 +53,11 @@ class Files:
 
     def fsync_directory(self, path: Path) -> None:
         """Wait until the names in a directory are on disk."""
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except PermissionError:  # a parent directory may be closed to this user
+            os.sync()
+            return
         try:
             os.fsync(descriptor)
         except OSError as error:

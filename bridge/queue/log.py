@@ -116,13 +116,13 @@ class Log:
         """Note up to where everything is on Kafka; the next frame records it."""
         self.state = state
 
-    def checkpoint(self) -> None:
+    def checkpoint(self, *, force: bool = False) -> None:
         """Record the state in a frame without deliveries, if it is not recorded yet.
 
         That frame also confirms the deliveries before it: without it, damage to the last frame could not be told from
         a write that a power cut interrupted, and the number of lost deliveries would not be known.
         """
-        if self._recorded != self.state or not self._confirmed:
+        if force or self._recorded != self.state or not self._confirmed:
             self._write(0, self.total, 0, b"")
 
     def _write(self, count: int, total: int, received_ms: int, payload: bytes) -> None:
