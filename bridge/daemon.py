@@ -16,6 +16,7 @@ from typing import NamedTuple
 import structlog
 
 from bridge.admin.server import Admin
+from bridge.admin.status import Sources, Status
 from bridge.config.settings import Settings
 from bridge.contract.drift import Drift
 from bridge.contract.normalizer import Normalizer
@@ -61,7 +62,8 @@ async def run(
     recent = RecentActivity()
     metrics = Metrics(recent)
     tokens = Tokens.from_settings(settings)
-    register_tokens(metrics, tokens.statuses)
+    if not tokens.authentication_disabled:
+        register_tokens(metrics, tokens.statuses)
     client_options(settings.kafka)  # a certificate that cannot be read is told now, not at the first connection
     contract = Contract.load(settings.topics.prefix)
     metrics.initialize([DEFAULT_SOURCE, *settings.allowed_sources], [topic.name for topic in contract.topics.values()])
@@ -85,7 +87,9 @@ async def run(
             recent=recent,
             health=health,
         )
-        admin = Admin(settings, backlog, metrics, recent=recent, connected=lambda: publisher.connected, drift=drift)
+        tokens_status = None if tokens.authentication_disabled else tokens.statuses
+        sources = Sources(lambda: publisher.connected, drift.report, tokens_status)
+        admin = Admin(settings, Status(settings, backlog, metrics, health, sources), metrics, health, recent)
         ingress = WebhookServer(settings, tokens, backlog, metrics, tracing)
         metrics.register_gauge(
             "bridge_requests_in_flight", "Requests of the public port without a response.", lambda: ingress.in_flight

@@ -13,7 +13,7 @@ import typer
 from aiokafka.errors import KafkaError
 
 from bridge.cli.journal_drain import damaged
-from bridge.cli.output import AsJson, ConfigFile, show_rows
+from bridge.cli.output import AsJson, ConfigFile, echo, make_app, show_rows
 from bridge.config import settings as config
 from bridge.contract.normalizer import Normalizer
 from bridge.contract.schemas import Contract
@@ -35,7 +35,7 @@ DAY_MS = 86_400_000
 CLOCK_SECONDS = 30.0
 """How far the clock may be off: it is the time of every record."""
 
-app = typer.Typer(rich_markup_mode="markdown")
+app = make_app()
 
 
 class Finding(NamedTuple):
@@ -182,7 +182,7 @@ async def _gumlet(settings: Settings, url: str | None) -> list[Finding]:
     if settings.gumlet.api_key is None:
         return [Finding("gumlet", "not checked", "no API key", "BRIDGE_GUMLET_API_KEY")]
     try:
-        async with gumlet_api(settings.gumlet, lambda words: typer.echo(words, err=True)) as api:
+        async with gumlet_api(settings.gumlet, echo) as api:
             webhooks = await api.webhooks()
             here = [
                 each
@@ -205,7 +205,7 @@ async def _gumlet(settings: Settings, url: str | None) -> list[Finding]:
                 "webhook",
                 "failed",
                 f"none of {len(webhooks)} points to {url or WEBHOOK_PATH}",
-                "`gumlet-bridge webhooks subscribe`",
+                "`gumlet-bridge webhooks create`",
             )
         )
     return findings

@@ -9,7 +9,7 @@ import orjson
 import typer
 from rich.console import Console
 
-from bridge.cli.output import AsJson, piped, printable, write_line
+from bridge.cli.output import AsJson, is_piped, printable, write_line
 from bridge.contract.references import read_files
 from bridge.contract.schemas import schemas_directory
 from bridge.devtools.drift_proposals import proposal
@@ -43,7 +43,7 @@ def drift(
     """
     files = read_files(schemas_directory())
     sightings = [each | {"change": proposal(each, files)} for each in _merged(admin or [DEFAULT])]
-    if as_json or piped():
+    if as_json or is_piped():
         for seen in sightings:
             write_line(seen)
     else:

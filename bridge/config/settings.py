@@ -84,6 +84,11 @@ class Settings(BaseSettings):
         "127.0.0.1:8081",
         description="HOST:PORT of health, metrics and status. Never open it to the internet.",
     )
+    admin_allowed_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(
+        (),
+        description="Comma-separated host names by which the admin port may be reached, besides localhost, the host of "
+        "admin_listen and every IP address; *.NAME allows every name below NAME. Other names get 421.",
+    )
     allow_unauthenticated: bool = Field(
         default=False, description="Accept deliveries from anybody. Only for tests and closed networks."
     )

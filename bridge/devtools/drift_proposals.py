@@ -66,7 +66,7 @@ def _new_type(event_type: str, files: Files) -> list[str]:
         f"sed 's/{escaped}/{event_type}/g' schemas/{like}.json > schemas/{event_type}.json",
         f'in it, another title and description than those of "{title}", and what the type has of its own',
         f'in bridge/mappings.py, MAPPINGS:  "{event_type}": {table},',
-        f"two examples in schemas/examples/{event_type}/, one in its folder invalid/; then make schemas check test",
+        f"two examples in schemas/examples/{event_type}/, one in its folder invalid/; then make generate-schemas check test",
     ]
 
 
@@ -93,7 +93,7 @@ def _new_field(event_type: str, path: str, forms: list[str], files: Files) -> li
         f"in schemas/{where.file}, properties of {where.pointer or 'the record'}:",
         f"  {_json(name)}: {_json(fragment)}",
         f"in bridge/mappings.py, {table}:  {_json(name)}: {rule},",
-        "and in an example; then make schemas check test",
+        "and in an example; then make generate-schemas check test",
     ]
 
 

@@ -1,19 +1,20 @@
-"""Reading Kafka for people and tools: some topics, from a place, to their present end or without end.
+"""Reads Kafka topics for the commands: from an offset or a time, to their current end or continuously.
 
-Promises: nothing is left behind on Kafka (no group, no commit, no topic made by asking for one); each partition is
-read in its order; a read that is not followed ends at the ends that it found when it began, whatever is published
-meanwhile; a value is its JSON, whatever wire format it was published in. What Kafka refuses is a BridgeError that says
-what to do.
+Invariants: reading leaves nothing on Kafka (no group, no commit, no auto-created topic). Records come in order of time
+across partitions, and in order of offset within each partition. Without `follow`, a read ends at the end offsets of its
+start. Values are JSON, whatever the wire format. Kafka errors become a BridgeError that names the fix.
 """
 
 from __future__ import annotations
 
 import asyncio
+import heapq
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Literal
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
+from aiokafka.partitioner import murmur2
 
 from bridge.errors import BridgeError
 from bridge.kafka.client import client_options, words
@@ -48,12 +49,18 @@ def translate_kafka_errors(kafka: KafkaSettings) -> Iterator[None]:
 
 
 class Reader:
-    """Some topics of Kafka, those of `topics` that exist; made by `reading`."""
+    """The topics that exist, of those asked for; of these the partition of `key` alone when there is one."""
 
-    def __init__(self, consumer: AIOKafkaConsumer, topics: Collection[str]) -> None:
+    def __init__(self, consumer: AIOKafkaConsumer, topics: Collection[str], key: bytes | None = None) -> None:
         self._consumer = consumer
         self.topics = sorted(topics)
         self._partitions: list[TopicPartition] = sorted(consumer.assignment()) if topics else []
+        if key is not None:
+            hashed = murmur2(key) & 0x7FFFFFFF
+            counts = {topic: len(consumer.partitions_for_topic(topic)) for topic in topics}
+            others = {each for each in self._partitions if each.partition != hashed % counts[each.topic]}
+            consumer.pause(*others)
+            self._partitions = [each for each in self._partitions if each not in others]
 
     async def records(
         self, start: Literal["beginning", "end"] | int = "beginning", *, follow: bool = False
@@ -70,16 +77,42 @@ class Reader:
         for partition, offset in begins.items():
             consumer.seek(partition, offset)
         since = start if isinstance(start, int) else 0
-        left = {each for each in self._partitions if begins[each] < ends[each]}
-        while follow or left:
-            batches = await consumer.getmany(timeout_ms=POLL_MS, max_records=BATCH)
-            for partition, batch in batches.items():
-                for record in batch:
-                    if record.timestamp >= since and (follow or record.offset < ends[partition]):
-                        yield unframed(record)
-            if not follow:
-                # By position, not by record: a compacted partition may have none at its end.
+        newer: list[ConsumerRecord] = []
+        async for record in self._merged({each for each in self._partitions if begins[each] < ends[each]}, ends, newer):
+            if record.timestamp >= since:
+                yield unframed(record)
+        while follow:
+            for record in sorted(newer, key=lambda each: each.timestamp):
+                yield unframed(record)
+            batches = await consumer.getmany(*self._partitions, timeout_ms=POLL_MS, max_records=BATCH)
+            newer = [record for batch in batches.values() for record in batch]
+
+    async def _merged(
+        self, left: set[TopicPartition], ends: dict[TopicPartition, int], newer: list[ConsumerRecord]
+    ) -> AsyncIterator[ConsumerRecord]:
+        """Yield the records before `ends`, merged by time; what is fetched beyond them is added to `newer`."""
+        consumer = self._consumer
+        heap: list[tuple[int, TopicPartition, int, ConsumerRecord]] = []
+        buffered = dict.fromkeys(left, 0)
+        latest = dict.fromkeys(left, 0)
+        while left or heap:
+            if starved := [each for each in left if not buffered[each]]:
+                batches = await consumer.getmany(*starved, timeout_ms=POLL_MS, max_records=BATCH)
+                for partition, batch in batches.items():
+                    for record in batch:
+                        if record.offset >= ends[partition]:
+                            newer.append(record)
+                            continue
+                        # Never earlier than the record before it: the order within a partition is kept.
+                        latest[partition] = max(latest[partition], record.timestamp)
+                        heapq.heappush(heap, (latest[partition], partition, record.offset, record))
+                        buffered[partition] += 1
+                # By position, not by record: a compacted partition may have no record at its end.
                 left = {each for each in left if await consumer.position(each) < ends[each]}
+                continue
+            _, partition, _, record = heapq.heappop(heap)
+            buffered[partition] -= 1
+            yield record
 
     async def count(self) -> int:
         """Return about how many records there are, for a progress bar."""
@@ -103,8 +136,11 @@ class Reader:
 
 
 @asynccontextmanager
-async def reading(kafka: KafkaSettings, topics: Collection[str]) -> AsyncIterator[Reader]:
-    """Connect for the length of the block. Topics that do not exist are left out, and not made."""
+async def reading(kafka: KafkaSettings, topics: Collection[str], key: bytes | None = None) -> AsyncIterator[Reader]:
+    """Connect for the length of the block. Topics that do not exist are left out and not created.
+
+    With `key`, only the partition that records with this key are published to is read.
+    """
     with translate_kafka_errors(kafka):
         # Two, because a consumer that asked for a missing topic would have Kafka make it.
         lister = AIOKafkaConsumer(**client_options(kafka))
@@ -115,7 +151,7 @@ async def reading(kafka: KafkaSettings, topics: Collection[str]) -> AsyncIterato
             await lister.stop()
         consumer = await _assigned(kafka, existing)
         try:
-            yield Reader(consumer, existing)
+            yield Reader(consumer, existing, key)
         finally:
             await consumer.stop()
 

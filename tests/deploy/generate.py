@@ -1,4 +1,4 @@
-"""Writes those files of deploy/ that are made from others: `make deploy-files`. `make check` tells when one is stale.
+"""Writes those files of deploy/ that are made from others: `make generate-deploy`. `make check` tells when one is stale.
 
 * METRICS.md from what a running daemon exposes.
 * The monitoring component's PrometheusRule from prometheus/rules.yaml.
@@ -24,7 +24,7 @@ METRICS = DEPLOY / "METRICS.md"
 RULES = DEPLOY / "prometheus" / "rules.yaml"
 PROMETHEUS_RULE = DEPLOY / "kubernetes" / "components" / "monitoring" / "rules.yaml"
 NO_KAFKA = "127.0.0.1:9"
-MADE = "Made by `make deploy-files`; do not edit."
+MADE = "Made by `make generate-deploy`; do not edit."
 
 
 @cache

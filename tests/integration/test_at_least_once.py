@@ -55,7 +55,7 @@ async def test_kafka_absent_at_start_and_gone_in_the_middle(
     """Deliveries are acknowledged all along; all are on Kafka when it is back, and the daemon says what it sees."""
     with Daemon(tmp_path, own_kafka.bootstrap_servers, prefix) as daemon:
         with Load(daemon, tmp_path, count=300, seed=2) as early:
-            assert early.finish()["refused"] == {}
+            assert early.finish()["rejected"] == {}
         wait_for(lambda: daemon.logged("kafka_disconnected"), what="kafka_disconnected")
         assert daemon.status()["ready"] is True
         own_kafka.start()
@@ -66,7 +66,7 @@ async def test_kafka_absent_at_start_and_gone_in_the_middle(
             own_kafka.kill()
             wait_for(lambda: late.acknowledged_so_far() > 1500)
             own_kafka.start()
-            assert late.finish()["refused"] == {}
+            assert late.finish()["rejected"] == {}
         wait_for(daemon.drained, 60)
         records = await read_all(own_kafka.bootstrap_servers, topics(prefix))
         kept(judge([*early.acknowledged(), *late.acknowledged()], records))

@@ -37,7 +37,7 @@ async def test_one_of_two_leaves_under_load(broker: Broker, tmp_path: Path, pref
                 assert leaving.logged("drained")[0]["left"] == 0
                 report = load.finish()
             wait_for(staying.drained)
-            assert report["refused"] == {}
+            assert report["rejected"] == {}
             assert report["connection_errors"] == 0
             names = [topic.name for topic in Contract.load(prefix).topics.values()]
             records = await read_all(broker.bootstrap_servers, names)

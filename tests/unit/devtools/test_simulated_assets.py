@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from bridge.devtools import simulated_assets as simulation
-from bridge.devtools.simulated_assets import READY_BYTES, TYPES, Asset, lives
+from bridge.devtools.simulated_assets import READY_BYTES, TYPES, Asset, generate_assets
 from bridge.event import canonical
 
 ASSETS = 400
@@ -19,7 +19,7 @@ ASSETS = 400
 @pytest.fixture(scope="module")
 def assets() -> list[Asset]:
     """Return as many assets as show everything that a simulated one can be."""
-    return list(islice(lives(20), ASSETS))
+    return list(islice(generate_assets(20), ASSETS))
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def bodies(assets: list[Asset]) -> list[dict[str, Any]]:
 
 
 def _sent(seed: int) -> list[bytes]:
-    return [orjson.dumps(body) for asset in islice(lives(seed), 20) for _, body in asset.events()]
+    return [orjson.dumps(body) for asset in islice(generate_assets(seed), 20) for _, body in asset.events()]
 
 
 def _shapes(bodies: list[dict[str, Any]], *path: str) -> set[type]:
@@ -51,7 +51,7 @@ def test_same_seed_same_bytes() -> None:
 
 def test_an_asset_needs_no_other() -> None:
     """Asset number n of a seed is the same whether or not those before it were made, however often asked."""
-    fifth = next(islice(lives(3), 5, None))
+    fifth = next(islice(generate_assets(3), 5, None))
     assert list(fifth.events()) == list(Asset(3, 5).events())
     assert list(fifth.events()) == list(fifth.events())
 
