@@ -6,8 +6,7 @@ BridgeError
 ├── TopicMismatchError       end with exit code 78: Kafka's topics are not as the contract says
 ├── RegistryError      ask the schema registry again later, or tell what it said
 ├── JournalLocked      end with exit code 75: another process holds the journal
-├── UnsupportedJournalVersion      end with exit code 78: written by a newer version of the bridge
-├── JournalCorrupted     set the file aside, go on with a new one
+├── UnsupportedJournalVersion      end with exit code 78: written by another version of the bridge
 └── Refused            answer 503: the delivery was not made durable, Gumlet will try again
 """
 
@@ -62,13 +61,9 @@ class JournalLocked(BridgeError):
 
 
 class UnsupportedJournalVersion(BridgeError):
-    """The journal was written by a newer version of the bridge."""
+    """The journal was written by another version of the bridge."""
 
     exit_code = EX_CONFIG
-
-
-class JournalCorrupted(BridgeError):
-    """The journal's file cannot be read."""
 
 
 class DeliveryRejected(BridgeError):

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 import typer
 from aiokafka.errors import KafkaError
 
-from bridge.cli.journal_drain import damaged
 from bridge.cli.output import AsJson, ConfigFile, echo, make_app, show_rows
 from bridge.config import settings as config
 from bridge.contract.normalizer import Normalizer
@@ -23,9 +22,8 @@ from bridge.kafka.client import admin_client, client_options
 from bridge.kafka.schema_registry import registry, subject_name
 from bridge.kafka.topics import survey
 from bridge.operations.gumlet_api import GumletApi, Webhook, gumlet_api
-from bridge.operations.journal_reader import viewing
+from bridge.operations.journal_reader import open_reader
 from bridge.operations.topic_reader import reading
-from bridge.queue.journal_file import FILE_NAME
 from bridge.webhook import WEBHOOK_PATH, is_same_url, source_in_url, url_error
 
 if TYPE_CHECKING:
@@ -119,21 +117,22 @@ def _journal(settings: Settings) -> Finding:
             f"{directory}: {free >> 20} MiB free are less than journal.max_bytes",
             "a larger disk, or a smaller BRIDGE_JOURNAL_MAX_BYTES",
         )
-    if aside := damaged(directory):
-        return Finding(
-            "journal",
-            "warning",
-            f"{aside[-1]} was set aside as damaged",
-            "`gumlet-bridge journal salvage` gets out what is whole; then move the file away",
-        )
-    waiting = ""
-    if (directory / FILE_NAME).exists():
+    pending = ""
+    if directory.exists() and any(directory.iterdir()):
         try:
-            with viewing(directory) as view:
-                waiting = f", {view.count()} deliveries wait"
+            with open_reader(directory) as reader:
+                pending = f", {reader.count()} deliveries pending"
+                quarantined = reader.quarantined()
         except BridgeError as error:
             return _failed("journal", error, "")
-    return Finding("journal", "ok", f"{directory}: {free >> 20} MiB free{waiting}")
+        if quarantined:
+            return Finding(
+                "journal",
+                "warning",
+                f"{len(quarantined)} files of damaged bytes in {quarantined[-1].parent}",
+                "check the disk; `gumlet-bridge journal verify`; then move the files away",
+            )
+    return Finding("journal", "ok", f"{directory}: {free >> 20} MiB free{pending}")
 
 
 async def _kafka(settings: Settings, contract: Contract) -> list[Finding]:

@@ -148,7 +148,7 @@ class Publisher:
     @property
     def _should_yield(self) -> bool:
         """Whether a backlog drains beside requests: it has waited long already, they should not."""
-        return self._backlog.acknowledging and self._backlog.depth > YIELD_BACKLOG_EVENTS
+        return self._backlog.has_pending_acks and self._backlog.depth > YIELD_BACKLOG_EVENTS
 
     async def _next_window(self) -> Window:
         """Return all that became ready while the last window was on its way: a request costs the same for many."""
@@ -177,7 +177,7 @@ class Publisher:
             if not parked:
                 self._backlog.settle(window.upto)
                 continue
-            await self._backlog.park(window.upto, parked)
+            await self._backlog.settle_and_park(window.upto, parked)
             for topic, _ in parked:
                 self._blocked_topics[topic] -= 1
 

@@ -29,7 +29,7 @@ class Group(NamedTuple):
 
 
 class Parked(NamedTuple):
-    """A delivery that is kept until its topic is unblocked; `number` is its sequence number among those of the topic."""
+    """A delivery kept until its topic is unblocked; `number` is its sequence number in the topic's log."""
 
     topic: str
     number: int

@@ -17,8 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,27 +31,19 @@ from bridge.event import Delivery
 from bridge.queue.directory import lock_directory
 from bridge.queue.files import Files
 from bridge.queue.frame import State
+from bridge.queue.group_commit import OVERHEAD_BYTES, GroupCommit, rejection
 from bridge.queue.interface import Group, Parked
 from bridge.queue.log import MIN_SEGMENT_BYTES, SEGMENT_BYTES, Log
-from bridge.queue.log_reader import Damage
 from bridge.queue.parked import ParkedLogs
-from bridge.queue.writer import WriterThread
+from bridge.queue.segment import Damage
 from bridge.telemetry.metrics import Metrics
 
-CHECKPOINT_SECONDS = 0.1
-"""Idle time after which the journal records what was settled, without a delivery to record it with."""
-HOUSEKEEPING_SECONDS = 1.0
-"""Interval of looking at the free disk, and of trying a failed disk again."""
 RETRY_SECONDS = 1.0
 """Pause between attempts to read or to park."""
 READ_ATTEMPTS = 10
 """Attempts to read the disk before the blocks that it cannot read count as damaged."""
 TAIL_BYTES = 16 * 1024 * 1024
 """Maximum bytes of committed deliveries in memory for the reader."""
-GROUP_BYTES = 1024 * 1024
-"""Size at which a group commit is complete; further deliveries form the next one."""
-OVERHEAD_BYTES = 64
-"""Counted for each delivery in addition to its body, so that empty bodies are bounded too."""
 QUARANTINE_NAME = "quarantine"
 
 Result = TypeVar("Result")
@@ -67,12 +57,10 @@ class Journal:
         self._settings = settings
         self._limits = limits
         self._metrics = metrics
-        self._files = files
         segment_bytes = min(SEGMENT_BYTES, max(MIN_SEGMENT_BYTES, settings.max_bytes // 8))
         quarantine = settings.dir / QUARANTINE_NAME
         self._journal = Log(settings.dir, quarantine, self._on_damage, files=files, segment_bytes=segment_bytes)
         self._parked = ParkedLogs(settings.dir, quarantine, self._on_damage, files, segment_bytes)
-        self._free_bytes = files.free_bytes(settings.dir)
         state = self._journal.state
         self._reader = self._journal.reader(state.settled)
         self._last, self._total = self._journal.last, self._journal.total
@@ -81,23 +69,18 @@ class Journal:
         self._unsettled_count = 0
         self._tail: deque[Group] = deque()
         self._tail_bytes = 0
-        self._pending: deque[tuple[Delivery, asyncio.Future[None]]] = deque()
-        self._committing: list[asyncio.Future[None]] = []
-        self._pending_bytes = 0
-        self._commit_scheduled = False
-        self._committed_at = 0.0
-        self._checkpoint_timer: asyncio.TimerHandle | None = None
         self._readable = asyncio.Event()
-        self._failure: OSError | None = None
-        self._abandoned = 0
-        self._loop = asyncio.get_running_loop()
         self._reading = ThreadPoolExecutor(1, thread_name_prefix="journal-reader")
-        self._writer = WriterThread()
+        self._commits = GroupCommit(self._journal, self._parked, metrics, self._on_committed)
 
     @classmethod
     @contextlib.asynccontextmanager
     async def open(
-        cls, settings: JournalSettings, metrics: Metrics, limits: QueueSettings | None = None, files: Files | None = None
+        cls,
+        settings: JournalSettings,
+        metrics: Metrics,
+        limits: QueueSettings | None = None,
+        files: Files | None = None,
     ) -> AsyncIterator[Journal]:
         """Hold the journal of a directory; on leaving, commit what is pending and close.
 
@@ -114,51 +97,20 @@ class Journal:
             try:
                 async with asyncio.TaskGroup() as tasks:
                     background = (
-                        tasks.create_task(journal._watch_writer(), name="journal writer"),
-                        tasks.create_task(journal._keep_house(), name="journal housekeeping"),
+                        tasks.create_task(journal._commits.watch(), name="journal writer"),
+                        tasks.create_task(journal._commits.keep_house(), name="journal housekeeping"),
                     )
                     try:
                         yield journal
                     finally:
-                        await journal._finish()
+                        await journal._commits.finish()
                         for task in background:
                             task.cancel()
             finally:
                 journal._close()
 
-    async def _watch_writer(self) -> None:
-        """Raise when the writer thread ends: no delivery could be acknowledged any more."""
-        try:
-            await asyncio.shield(self._writer.died)
-        except RuntimeError:
-            self._reject([*self._committing, *(future for _, future in self._pending)], "the writer thread ended")
-            raise
-
-    async def _keep_house(self) -> None:
-        """Look at the free disk; while the last write failed, try again, so that an idle journal recovers too."""
-        while True:
-            await asyncio.sleep(HOUSEKEEPING_SECONDS)
-            try:
-                self._free_bytes = await self._writer.run(partial(self._files.free_bytes, self._settings.dir))
-                if self._failure is not None and not self._committing:
-                    await self._writer.run(partial(self._journal.checkpoint, force=True))
-                    self._note_success()
-            except OSError as error:
-                self._note_failure(error)
-
-    async def _finish(self) -> None:
-        if self._checkpoint_timer is not None:
-            self._checkpoint_timer.cancel()
-        if futures := [*self._committing, *(future for _, future in self._pending)]:
-            await asyncio.wait(futures)
-        if not self._writer.died.done():
-            try:
-                await self._writer.run(self._checkpoint)
-            except OSError as error:
-                self._note_failure(error)
-
     def _close(self) -> None:
-        self._writer.stop()
+        self._commits.close()
         self._reading.shutdown()
         self._reader.close()
         self._journal.close()
@@ -166,7 +118,8 @@ class Journal:
 
     def _on_damage(self, damage: Damage) -> None:
         """Count and log damage; called from any thread."""
-        self._metrics.record_journal_damage(damage.lost, damage.length)
+        known = damage.copy is not None and not damage.length
+        self._metrics.record_journal_damage(damage.lost, damage.length, known=known)
         _log.error(
             "journal_deliveries_lost" if damage.lost else "journal_corrupted",
             segment=str(damage.path),
@@ -188,26 +141,22 @@ class Journal:
         size = len(delivery.body) + OVERHEAD_BYTES
         if (rejection := self._capacity_error(size)) is not None:
             raise rejection
-        future: asyncio.Future[None] = self._loop.create_future()
-        self._pending.append((delivery, future))
-        self._pending_bytes += size
-        self._schedule_commit()
-        return future
+        return self._commits.add(delivery)
 
     def check_capacity(self, size: int) -> DeliveryRejected | None:
         """Return why a delivery of this size would be rejected now; None when it could be made durable."""
-        if self._failure is not None:
-            return _rejection(self._failure)
+        if self._commits.failure is not None:
+            return rejection(self._commits.failure)
         return self._capacity_error(size + OVERHEAD_BYTES)
 
     def _capacity_error(self, size: int) -> DeliveryRejected | None:
-        limits, count = self._limits, len(self._pending) + len(self._committing)
-        if count >= limits.max_pending or self._pending_bytes + size > limits.max_pending_bytes:
+        commits, limits, count = self._commits, self._limits, self._commits.count
+        if count >= limits.max_pending or commits.pending_bytes + size > limits.max_pending_bytes:
             return DeliveryRejected("queue_full", f"{count} deliveries wait for the disk")
         if (held := self.size_bytes) + size > self._settings.max_bytes:
             return DeliveryRejected("journal_full", f"the journal holds {held} bytes of {self._settings.max_bytes}")
-        if self._free_bytes < self._settings.min_free_bytes:
-            detail = f"the disk has {self._free_bytes} bytes free, less than {self._settings.min_free_bytes}"
+        if commits.free_bytes < self._settings.min_free_bytes:
+            detail = f"the disk has {commits.free_bytes} bytes free, less than {self._settings.min_free_bytes}"
             return DeliveryRejected("disk_full", detail)
         return None
 
@@ -220,7 +169,7 @@ class Journal:
     def size_bytes(self) -> int:
         """Bytes of the deliveries in `depth`, and of those that wait for the disk."""
         parked = sum(topic.size_bytes for topic in self._parked.topics())
-        return self._total - self._journal.state.settled_total + self._pending_bytes + parked
+        return self._total - self._journal.state.settled_total + self._commits.pending_bytes + parked
 
     @property
     def oldest_pending_ms(self) -> int | None:
@@ -235,12 +184,21 @@ class Journal:
     @property
     def has_pending_acks(self) -> bool:
         """Whether deliveries wait for the disk now."""
-        return self._pending_bytes > 0
+        return self._commits.pending_bytes > 0
 
     @property
     def parked(self) -> dict[str, int]:
         """Number of parked deliveries of each blocked topic."""
         return {topic.topic: count for topic in self._parked.topics() if (count := topic.count)}
+
+    def _on_committed(self, group: Group) -> None:
+        """Keep a committed group in memory for a reader that has caught up."""
+        caught_up = (self._tail[-1].last if self._tail else self._position) == self._last
+        self._last, self._total = group.last, group.total
+        if caught_up and self._tail_bytes + group.size <= TAIL_BYTES:
+            self._tail.append(group)
+            self._tail_bytes += group.size
+        self._readable.set()
 
     # Called by the publisher.
 
@@ -273,7 +231,7 @@ class Journal:
         while True:
             attempt += 1
             try:
-                return await self._loop.run_in_executor(
+                return await asyncio.get_running_loop().run_in_executor(
                     self._reading, partial(read, skip_unreadable=attempt >= READ_ATTEMPTS)
                 )
             except OSError as error:
@@ -296,7 +254,7 @@ class Journal:
             oldest_ms = self._tail[0].received_ms if self._tail else self._journal.state.oldest_ms
             state = State(self._position, self._read_total, oldest_ms)
         self._journal.settle(state)
-        self._schedule_checkpoint()
+        self._commits.schedule_checkpoint()
 
     async def settle_and_park(self, group: Group, parked: Sequence[tuple[str, Delivery]]) -> None:
         """Settle up to the end of `group` after some of its deliveries, named with their topics, are parked on disk.
@@ -307,8 +265,8 @@ class Journal:
         for topic, delivery in parked:
             topics.setdefault(topic, []).append(delivery)
         for topic, deliveries in topics.items():
-            while not await self._write(partial(self._parked.append, topic, deliveries)):
-                await asyncio.sleep(RETRY_SECONDS)
+            while not await self._commits.write(partial(self._parked.append, topic, deliveries)):  # noqa: ASYNC110
+                await asyncio.sleep(RETRY_SECONDS)  # a disk signals nothing
         self.settle(group)
 
     async def read_parked(self, topic: str, limit: int) -> list[Parked]:
@@ -324,101 +282,4 @@ class Journal:
         for name, done in numbers.items():
             if (topic := self._parked.topic(name)) is not None:
                 topic.unpark(done)
-        await self._write(partial(self._parked.checkpoint, list(numbers)))
-
-    async def _write(self, job: Callable[[], None]) -> bool:
-        """Run a job in the writer thread; return whether it succeeded."""
-        try:
-            await self._writer.run(job)
-        except OSError as error:
-            self._note_failure(error)
-            return False
-        self._note_success()
-        return True
-
-    # Committing.
-
-    def _schedule_commit(self) -> None:
-        """Start a commit after everything that is ready in this turn of the loop: one sync for a burst."""
-        if not self._commit_scheduled and not self._committing:
-            self._commit_scheduled = True
-            self._loop.call_soon(self._start_commit)
-
-    def _start_commit(self) -> None:
-        self._commit_scheduled = False
-        deliveries: list[Delivery] = []
-        size = 0
-        while self._pending and size < GROUP_BYTES:
-            delivery, future = self._pending.popleft()
-            deliveries.append(delivery)
-            self._committing.append(future)
-            size += len(delivery.body) + OVERHEAD_BYTES
-        done = partial(self._on_committed, size, time.perf_counter())
-        self._writer.submit(partial(self._journal.append, deliveries), done)
-
-    def _on_committed(self, size: int, began: float, group: Group | None, error: OSError | None) -> None:
-        futures, self._committing = self._committing, []
-        self._pending_bytes -= size
-        if group is None:
-            assert error is not None  # noqa: S101 - a commit has a group or an error
-            self._reject(futures, error)
-            self._note_failure(error)
-        else:
-            caught_up = (self._tail[-1].last if self._tail else self._position) == self._last
-            self._last, self._total = group.last, group.total
-            if caught_up and self._tail_bytes + group.size <= TAIL_BYTES:
-                self._tail.append(group)
-                self._tail_bytes += group.size
-            for future in futures:
-                if not future.done():
-                    future.set_result(None)
-            self._readable.set()
-            self._committed_at = self._loop.time()
-            self._note_success()
-            self._schedule_checkpoint()
-            self._metrics.record_commit(group.deliveries, time.perf_counter() - began)
-        if self._pending:
-            self._schedule_commit()
-
-    def _reject(self, futures: Sequence[asyncio.Future[None]], error: OSError | str) -> None:
-        for future in futures:
-            if not future.done():
-                future.set_exception(_rejection(error))
-
-    def _schedule_checkpoint(self) -> None:
-        if self._checkpoint_timer is None:
-            self._checkpoint_timer = self._loop.call_later(CHECKPOINT_SECONDS, self._checkpoint_if_idle)
-
-    def _checkpoint_if_idle(self) -> None:
-        """Write a checkpoint, unless commits record everything anyway."""
-        self._checkpoint_timer = None
-        if self._committing or self._loop.time() - self._committed_at < CHECKPOINT_SECONDS:
-            self._schedule_checkpoint()
-        elif self._failure is None:
-            self._writer.submit(self._checkpoint, self._on_checkpoint)
-
-    def _checkpoint(self) -> None:
-        self._journal.checkpoint()
-        self._parked.checkpoint()
-
-    def _on_checkpoint(self, _: None, error: OSError | None) -> None:
-        if error is not None:
-            self._note_failure(error)
-
-    def _note_failure(self, error: OSError) -> None:
-        if self._failure is None:
-            _log.error("journal_write_failed", detail=str(error))
-        self._failure = error
-        abandoned = self._journal.abandoned + sum(topic.log.abandoned for topic in self._parked.topics())
-        self._metrics.record_abandoned_segments(abandoned - self._abandoned)
-        self._abandoned = abandoned
-
-    def _note_success(self) -> None:
-        if self._failure is not None:
-            self._failure = None
-            _log.info("journal_recovered")
-
-
-def _rejection(error: OSError | str) -> DeliveryRejected:
-    full = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
-    return DeliveryRejected("disk_full" if full else "journal_unavailable", str(error))
+        await self._commits.write(partial(self._parked.checkpoint, list(numbers)))

@@ -96,7 +96,7 @@ class MemoryQueue:
         return self._waiting[0][0].received_ms if self._waiting else None
 
     @property
-    def acknowledging(self) -> bool:
+    def has_pending_acks(self) -> bool:
         """Whether deliveries wait for Kafka now: all that are here do, so there is none to give way to."""
         return False
 
@@ -129,13 +129,17 @@ class MemoryQueue:
                 if not future.done():
                     future.set_result(None)
 
-    async def park(self, group: Group, parked: Sequence[tuple[str, Delivery]]) -> None:
-        """Refuse the deliveries whose topic refuses them, acknowledge the rest up to the end of `group`."""
-        refused = {id(delivery): topic for topic, delivery in parked}
+    async def settle_and_park(self, group: Group, parked: Sequence[tuple[str, Delivery]]) -> None:
+        """Reject the deliveries whose topic is blocked, acknowledge the others up to the end of `group`.
+
+        `parked` has the order of the deliveries.
+        """
+        blocked = deque(parked)
         for last in [last for last in self._in_flight if last <= group.last]:
             for delivery, future in self._in_flight[last]:
-                if topic := refused.get(id(delivery)):
-                    _reject(future, "topic_unavailable", f"Kafka refuses records for {topic}")
+                if blocked and delivery is blocked[0][1]:
+                    topic, _ = blocked.popleft()
+                    _reject(future, "topic_unavailable", f"Kafka rejects records for {topic}")
         self.settle(group)
 
     async def read_parked(self, topic: str, limit: int) -> list[Parked]:  # noqa: ARG002 - the journal's signature

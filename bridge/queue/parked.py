@@ -19,7 +19,7 @@ from bridge.queue.files import Files
 from bridge.queue.frame import State
 from bridge.queue.interface import Group, Parked
 from bridge.queue.log import Log
-from bridge.queue.log_reader import Damage
+from bridge.queue.segment import Damage
 
 DIRECTORY_NAME = "parked"
 SEGMENT_BYTES = 4 * 1024 * 1024

@@ -25,7 +25,7 @@ class Endless:
     def __init__(self, size: int) -> None:
         self.size = size
         self.read_groups = 0
-        self.acknowledging = False
+        self.has_pending_acks = False
 
     async def read(self) -> list[Group]:
         """Return the next group."""
@@ -77,7 +77,7 @@ async def test_a_backlog_gives_way_to_requests(monkeypatch: pytest.MonkeyPatch) 
     many = group._replace(deliveries=group.deliveries * publisher.NORMALIZE_CHUNK_EVENTS)
 
     async def read() -> list[Group]:
-        backlog.acknowledging = len(pauses) >= 2
+        backlog.has_pending_acks = len(pauses) >= 2
         return [many]
 
     backlog.read = read  # type: ignore[method-assign]
