@@ -93,6 +93,13 @@ class Files:
             data += more
         return data
 
+    def next_data(self, descriptor: int, offset: int) -> int | None:
+        """Return the next offset that may not be a hole, which reads as zeros; None when only holes follow."""
+        try:
+            return os.lseek(descriptor, offset, os.SEEK_DATA)
+        except OSError as error:
+            return None if error.errno == errno.ENXIO else offset
+
     def size(self, descriptor: int) -> int:
         """Return the size of an open file."""
         return os.fstat(descriptor).st_size

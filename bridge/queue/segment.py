@@ -116,7 +116,8 @@ class Segment:
     def search(self, offset: int) -> tuple[int | None, int]:
         """Return the offset of the next valid frame, and the end of the bytes before it that are not zero."""
         end = at = offset
-        while at < self.size:
+        while (data := self._files.next_data(self._descriptor, at)) is not None and at < self.size:
+            at = data
             chunk = bytes(self.read(at, CHUNK_BYTES))
             candidate = chunk.find(FRAME_MAGIC)
             while candidate >= 0:

@@ -20,7 +20,7 @@ from tests.support.journal import segments
 BLOCK = 4096
 
 
-def end_of(data: bytes) -> int:
+def end_of(data: bytes | bytearray) -> int:
     """Return the end of the frames in a segment."""
     return len(data.rstrip(b"\0"))
 

@@ -395,7 +395,8 @@ async def test_parked_deliveries_unpark_in_any_order(tmp_path: Path) -> None:
         (group,) = await read(opened, 4)
         await opened.settle_and_park(group, [("a/../b", delivery(number)) for number in range(4)])
         parked = await opened.read_parked("a/../b", 3)
-        assert opened.oldest_pending_ms == delivery(0).received_ms
+        oldest = opened.oldest_pending_ms
+        assert oldest == delivery(0).received_ms
         await opened.unpark([parked[1]])
         again = await opened.read_parked("a/../b", 10)
         assert [each.delivery for each in again] == [delivery(0), delivery(2), delivery(3)]
