@@ -11,6 +11,13 @@ WORKERS ?= auto
 NODE := tests/node/node_modules/.package-lock.json
 COMPOSE := docker compose -f deploy/compose.yaml
 PIP_LOCKED := -m pip install --quiet --disable-pip-version-check --require-hashes -r
+# Shows each package that pip collects on one line; pip's exit status becomes the pipeline's.
+PIP_PROGRESS = { $(BIN)/python $(subst --quiet,,$(PIP_LOCKED)) $(1) || echo "FAILED"; } | awk ' \
+	function show(text) { if (ENVIRON["TERM"] != "dumb") printf "\r  %-60s", text; fflush() } \
+	/^FAILED$$/ { failed = 1 } \
+	/^Collecting / { show(++count " " $$2) } \
+	/^Installing collected/ { show("installing " count " packages") } \
+	END { print ""; exit failed }'
 PIP_SELF := -m pip install --quiet --disable-pip-version-check --no-deps -e .
 EXTRAS := --extra embedded --extra tracing
 UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade $(EXTRAS) \
@@ -20,7 +27,7 @@ PARALLEL := --numprocesses=$(WORKERS) --maxprocesses=8 --dist=worksteal
 COVERAGE := --cov --cov-append --cov-report=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all test-lowest chaos bench bench-compare bench-tuning profile check check-prose \
+.PHONY: help run test test-all test-lowest chaos bench bench-compare bench-journal bench-tuning profile check check-prose \
 	check-schemas check-deploy generate-schemas generate-deploy generate-sizing fmt lock lines clean \
 	compose-up compose-down
 
@@ -60,6 +67,9 @@ bench-compare: $(DEV)  ## Compare the cost of this tree with that of another com
 	@mkdir -p .cache
 	@$(BIN)/python -m tests.bench.compare $(BASE)
 
+bench-journal: $(DEV)  ## Measure the journal next to a bare append and the SQLite journal of a commit: BASE=<git ref>
+	@$(BIN)/python -m tests.bench.journal $(BASE) $(ARGS)
+
 bench-tuning: $(DEV)  ## Measure alternative settings of the journal, aiokafka and the publisher
 	@mkdir -p .cache
 	@$(BIN)/python -m tests.bench.tuning $(ARGS)
@@ -82,7 +92,7 @@ check-prose: $(DEV)  ## Check documents, docstrings and messages for banned word
 check-schemas: $(DEV)
 	@$(BIN)/gumlet-bridge schemas check $(if $(AGAINST),--against $(AGAINST))
 	@$(BIN)/gumlet-bridge schemas asyncapi --check
-	@$(BIN)/gumlet-bridge schemas page --check
+	@$(BIN)/gumlet-bridge schemas docs --check
 	@$(PYTEST) --no-header tests/unit/contract/test_schemas.py tests/unit/contract/test_normalizer.py -k example
 
 check-deploy: $(DEV)  ## Check all files of deploy/ and the AsyncAPI document with their own validators (Go, npm)
@@ -93,7 +103,7 @@ check-deploy: $(DEV)  ## Check all files of deploy/ and the AsyncAPI document wi
 
 generate-schemas: $(DEV)  ## Generate schemas/asyncapi.yaml and schemas/README.md from the schema files
 	@$(BIN)/gumlet-bridge schemas asyncapi --write
-	@$(BIN)/gumlet-bridge schemas page --write
+	@$(BIN)/gumlet-bridge schemas docs --write
 
 generate-deploy: $(DEV)  ## Generate the derived files of deploy/
 	@$(BIN)/python -m tests.deploy.generate
@@ -138,13 +148,13 @@ $(VENV)/pyvenv.cfg:
 
 $(RUN): $(VENV)/pyvenv.cfg requirements.lock pyproject.toml
 	@echo "installing $$(grep -c == requirements.lock) packages for the bridge (about 20 s)"
-	@$(BIN)/python $(PIP_LOCKED) requirements.lock
+	@$(call PIP_PROGRESS,requirements.lock)
 	@$(BIN)/python $(PIP_SELF)
 	@touch $@
 
 $(DEV): $(RUN) tests/requirements.lock
 	@echo "installing $$(grep -c == tests/requirements.lock) packages for development (about 60 s)"
-	@$(BIN)/python $(PIP_LOCKED) tests/requirements.lock
+	@$(call PIP_PROGRESS,tests/requirements.lock)
 	@touch $@
 
 $(LOWEST)/stamp: tests/lowest.lock pyproject.toml

@@ -24,12 +24,13 @@ from bridge.contract.schemas import Contract
 from bridge.ingress.server import WebhookServer
 from bridge.ingress.tokens import Tokens
 from bridge.kafka.client import client_options
-from bridge.kafka.provision import provision
+from bridge.kafka.provisioning import TopicProvisioner
 from bridge.publisher.publisher import Publisher
-from bridge.publisher.registry_encoder import producer_factory
+from bridge.publisher.registry_encoder import create_encoder
 from bridge.queue.interface import DeliveryQueue
 from bridge.queue.journal import Journal
 from bridge.queue.memory import MemoryQueue
+from bridge.telemetry.collectors import Reading
 from bridge.telemetry.health import Health
 from bridge.telemetry.metrics import Metrics
 from bridge.telemetry.recent_activity import RecentActivity
@@ -70,7 +71,16 @@ async def run(
     drift = Drift()
     metrics.register_drift(drift.counts.items)
     normalizer = Normalizer(contract, drift)
-    make_sender = producer_factory(settings.registry, contract, health)
+    topics = TopicProvisioner(settings, contract)
+    metrics.register_gauges(
+        Reading(
+            "bridge_topic_mismatches",
+            "Differences between a topic on Kafka and the contract, as of the last check (`topics check` lists them).",
+            ("topic",),
+        ),
+        topics.mismatches,
+    )
+    encoder = create_encoder(settings.registry, contract, health)
     async with contextlib.AsyncExitStack() as stack:
         if stop is None:
             stop = stack.enter_context(_signals())
@@ -81,14 +91,16 @@ async def run(
             normalizer,
             settings.kafka,
             metrics,
-            provision=lambda: provision(settings, contract),
-            make_sender=make_sender,
+            provision=topics.ensure_topics,
+            encoder=encoder,
+            # A sender waits for its acknowledgement until Kafka has the record: nothing is collected then.
+            linger_seconds=0.0 if settings.ack == "kafka" else settings.kafka.linger_seconds,
             tracing=tracing,
             recent=recent,
             health=health,
         )
         tokens_status = None if tokens.authentication_disabled else tokens.statuses
-        sources = Sources(lambda: publisher.connected, drift.report, tokens_status)
+        sources = Sources(lambda: publisher.connected, drift.report, tokens_status, lambda: tokens.file_fault)
         admin = Admin(settings, Status(settings, backlog, metrics, health, sources), metrics, health, recent)
         ingress = WebhookServer(settings, tokens, backlog, metrics, tracing)
         metrics.register_gauge(

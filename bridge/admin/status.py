@@ -67,6 +67,8 @@ class Sources(NamedTuple):
     """Schema drift since the start."""
     tokens: Callable[[], list[TokenStatus]] | None
     """The tokens without their secrets; None when authentication is disabled."""
+    tokens_fault: Callable[[], str] = str
+    """Why the tokens file cannot be read again; empty when it can."""
 
 
 class Status:
@@ -222,6 +224,9 @@ class Status:
         if not valid:
             step = "add a token to BRIDGE_TOKENS_FILE and set it in Gumlet's dashboard; no restart is needed"
             return Finding("failing", "no token is valid: every delivery gets 401", step)
+        if fault := self._sources.tokens_fault():
+            step = "fix the file; the tokens known so far stay valid until a restart"
+            return Finding("degraded", f"the tokens file cannot be read: {fault}", step)
         for token in valid:
             if token.expires is not None and token.expires - now < EXPIRY_WARNING_SECONDS:
                 cause = f"the token {token.name} expires in {_span(token.expires - now)}"

@@ -6,12 +6,12 @@ import typer
 
 from bridge.cli.output import ConfigFile, echo, make_app
 from bridge.config import settings as config
-from bridge.config.rendering import as_toml, example
+from bridge.config.rendering import render_example_toml, render_toml
 from bridge.contract.normalizer import Normalizer
 from bridge.contract.schemas import Contract
 from bridge.ingress.tokens import Tokens
 from bridge.kafka.client import client_options
-from bridge.publisher.registry_encoder import producer_factory
+from bridge.publisher.registry_encoder import create_encoder
 
 app = make_app("The configuration: show, check, example.")
 
@@ -22,7 +22,7 @@ def show(config_file: ConfigFile = None) -> None:
 
     Example: `gumlet-bridge config show --config bridge.toml`
     """
-    typer.echo(as_toml(config.load(config_file)), nl=False)
+    typer.echo(render_toml(config.load(config_file)), nl=False)
 
 
 @app.command()
@@ -31,14 +31,14 @@ def check(config_file: ConfigFile = None) -> None:
 
     Prints one line for each mistake, with its fix, and ends with exit code 78.
 
-    Example: `gumlet-bridge config check && gumlet-bridge topics apply && gumlet-bridge serve`
+    Example: `gumlet-bridge config check && gumlet-bridge topics apply --yes && gumlet-bridge serve`
     """
     settings = config.load(config_file, serving=True)
     Tokens.from_settings(settings)
     client_options(settings.kafka)
     contract = Contract.load(settings.topics.prefix)
     Normalizer(contract)
-    producer_factory(settings.registry, contract)
+    create_encoder(settings.registry, contract)
     echo("Configuration OK.")
 
 
@@ -51,6 +51,6 @@ def show_example() -> None:
     typer.echo(
         "# Every setting with its default. Uncomment a line to change it.\n"
         "# Environment variables have the same names: [journal] max_bytes is BRIDGE_JOURNAL_MAX_BYTES.\n\n"
-        + example(config.Settings),
+        + render_example_toml(config.Settings),
         nl=False,
     )

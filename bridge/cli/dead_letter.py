@@ -30,17 +30,16 @@ from bridge.contract.normalizer import Normalizer
 from bridge.contract.schemas import DEAD_LETTER, Contract
 from bridge.errors import BridgeError
 from bridge.operations.dead_letters import DeadLetter
-from bridge.operations.one_shot_producer import send_all, sender_of
+from bridge.operations.one_shot_producer import open_producer, send_all
 from bridge.operations.record_view import describe_dead_letter
-from bridge.operations.topic_reader import reading
-from bridge.publisher.producer import OutgoingEvent
+from bridge.operations.topic_reader import open_reader
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from bridge.config.settings import Settings
-    from bridge.event import Event
-    from bridge.publisher.producer import Sender
+    from bridge.event import Delivery, Event
+    from bridge.publisher.producer import BatchProducer
 
 CHUNK = 200
 """Events per send."""
@@ -77,7 +76,10 @@ def list_(
     if as_json or is_piped():
         rows = [letter.to_dict() for letter in letters]
     else:
-        rows = [{**letter.to_dict(), "reason": describe_dead_letter(letter.metadata)} for letter in letters]
+        rows = [
+            {**letter.to_dict(), "reason": describe_dead_letter(letter.metadata, letter.delivery.body)}
+            for letter in letters
+        ]
     show_rows(
         rows,
         ("offset", "received_at", "event_type", "asset_id", "reason"),
@@ -92,7 +94,7 @@ def show(
     *,
     config_file: ConfigFile = None,
 ) -> None:
-    """Show a dead letter with its body. Reads the dead-letter topic; changes nothing. Exit code 1: there is none.
+    """Show a dead letter with its body. Reads the dead-letter topic; changes nothing. Exit code 1: it does not exist.
 
     Example: `gumlet-bridge dead-letter show 0/17`
     """
@@ -128,7 +130,7 @@ def replay(
     wanted = replace(wanted, event_id=event_id)
     outcome = asyncio.run(_replay(settings, wanted, publish=not dry_run))
     if not is_piped():
-        columns = ("offset", "id", "topic", "outcome", "kafka", "reason", "detail", "note")
+        columns = ("offset", "id", "topic", "outcome", "kafka", "reason", "note")
         show_rows(outcome.rows, columns, as_json=False, empty="No dead letters match these filters.")
     verb = "would be published" if dry_run else "published"
     echo(f"{outcome.published} {verb}, {outcome.invalid} still invalid, {outcome.failed} rejected by Kafka.")
@@ -153,7 +155,7 @@ class _Outcome:
 
 async def _letters(settings: Settings, wanted: DeliveryFilter) -> AsyncIterator[DeadLetter]:
     topic = f"{settings.topics.prefix}{DEAD_LETTER}"
-    async with reading(settings.kafka, [topic]) as reader:
+    async with open_reader(settings.kafka, [topic]) as reader:
         if not reader.topics:
             raise BridgeError(
                 f"Topic {topic} does not exist on Kafka. Fix: BRIDGE_TOPICS_PREFIX, or `gumlet-bridge topics apply`."
@@ -175,29 +177,31 @@ async def _collect(settings: Settings, wanted: DeliveryFilter) -> list[DeadLette
 async def _replay(settings: Settings, wanted: DeliveryFilter, *, publish: bool) -> _Outcome:
     contract = Contract.load(settings.topics.prefix)
     normalizer = Normalizer(contract)
-    sender = await sender_of(settings, contract)
     outcome = _Outcome()
-    chunk: list[tuple[DeadLetter, OutgoingEvent]] = []
-    try:
+    chunk: list[tuple[DeadLetter, Event]] = []
+    async with open_producer(settings, contract) as producer:
         async for letter in _letters(settings, wanted):
             event = normalizer.event(letter.delivery)
             if event.event_type == DEAD_LETTER:
                 outcome.invalid += 1
-                outcome.add(letter.to_dict() | {"outcome": "still invalid", **_rejection(event.value)})
+                outcome.add(
+                    letter.to_dict() | {"outcome": "still invalid"} | _rejection(event.value, letter.delivery.body)
+                )
                 continue
-            chunk.append((letter, OutgoingEvent(event, letter.delivery)))
+            chunk.append((letter, event))
             if len(chunk) >= CHUNK:
-                await _publish(sender, chunk, outcome, contract, publish=publish)
+                await _publish(producer, chunk, outcome, contract, publish=publish)
                 chunk.clear()
-        await _publish(sender, chunk, outcome, contract, publish=publish)
-    finally:
-        await sender.close()
+        await _publish(producer, chunk, outcome, contract, publish=publish)
     return outcome
 
 
-def _rejection(value: bytes) -> dict[str, Any]:
+def _rejection(value: bytes, body: bytes) -> dict[str, Any]:
+    """Return why a delivery is invalid: separate properties for a program, one sentence for people."""
     found = orjson.loads(value)
-    return {name: found[name] for name in ("reason", "detail", "pointer") if name in found}
+    if is_piped():
+        return {name: found[name] for name in ("reason", "detail", "pointer") if name in found}
+    return {"reason": describe_dead_letter(found, body)}
 
 
 def _retention_warning(event: Event, contract: Contract) -> dict[str, str]:
@@ -208,23 +212,23 @@ def _retention_warning(event: Event, contract: Contract) -> dict[str, str]:
 
 
 async def _publish(
-    sender: Sender,
-    chunk: list[tuple[DeadLetter, OutgoingEvent]],
+    producer: BatchProducer,
+    chunk: list[tuple[DeadLetter, Event]],
     outcome: _Outcome,
     contract: Contract,
     *,
     publish: bool,
 ) -> None:
-    words = await send_all(sender, [prepared for _, prepared in chunk]) if publish else {}
-    for letter, prepared in chunk:
-        refusal = words.get(id(prepared))
+    pairs: list[tuple[Event, Delivery]] = [(event, letter.delivery) for letter, event in chunk]
+    errors = await send_all(producer, pairs) if publish else {}
+    for position, (letter, event) in enumerate(chunk):
+        refusal = errors.get(position)
         result = {"outcome": "published" if publish else "would be published"}
         if refusal is not None:
             result = {"outcome": "rejected", "kafka": refusal}
             outcome.failed += 1
         else:
             outcome.published += 1
-        event = prepared.event
         outcome.add(
             {"offset": letter.offset, "id": event.id, "topic": event.topic}
             | result

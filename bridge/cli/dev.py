@@ -31,7 +31,7 @@ from bridge.contract.schemas import Contract, schemas_directory
 from bridge.devtools.embedded_broker import EmbeddedBroker
 from bridge.errors import BridgeError
 from bridge.kafka.client import client_options
-from bridge.kafka.wire_format import unframed
+from bridge.kafka.wire_format import strip_schema_id
 from bridge.operations.record_view import record_to_dict
 from bridge.telemetry import logging as log
 from bridge.webhook import TOKEN_HEADER, WEBHOOK_PATH
@@ -99,7 +99,7 @@ def _settings(
     overrides: dict[str, Any] = {"kafka": {"bootstrap_servers": bootstrap_servers}}
     if embedded:
         overrides["kafka"]["security_protocol"] = "PLAINTEXT"
-        overrides["topics"] = {"provision": "off"}  # no admin API; the broker creates topics on first use
+        overrides["topics"] = {"provision": "create"}
     if listen is not None:
         overrides["listen"] = listen
     elif "listen" not in configured.model_fields_set:
@@ -177,7 +177,7 @@ async def _existing(wanted: set[str], options: dict[str, Any]) -> set[str]:
 
 async def _print(consumer: AIOKafkaConsumer, console: Console) -> None:
     async for record in consumer:
-        console.print(event_line(record_to_dict(unframed(record))), soft_wrap=True)
+        console.print(event_line(record_to_dict(strip_schema_id(record))), soft_wrap=True)
 
 
 def _first_screen(settings: Settings, addresses: Addresses, *, embedded: bool) -> Text:

@@ -18,12 +18,13 @@ from bridge.contract.normalizer import Normalizer
 from bridge.contract.schemas import Contract
 from bridge.errors import BridgeError, ConfigError
 from bridge.ingress.tokens import Tokens
-from bridge.kafka.client import admin_client, client_options
+from bridge.kafka.client import client_options
+from bridge.kafka.connection import kafka_client
 from bridge.kafka.schema_registry import registry, subject_name
-from bridge.kafka.topics import survey
+from bridge.kafka.topics import diff_topics
+from bridge.operations import journal_reader
 from bridge.operations.gumlet_api import GumletApi, Webhook, gumlet_api
-from bridge.operations.journal_reader import open_reader
-from bridge.operations.topic_reader import reading
+from bridge.operations.topic_reader import open_reader
 from bridge.webhook import WEBHOOK_PATH, is_same_url, source_in_url, url_error
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def _journal(settings: Settings) -> Finding:
     pending = ""
     if directory.exists() and any(directory.iterdir()):
         try:
-            with open_reader(directory) as reader:
+            with journal_reader.open_reader(directory) as reader:
                 pending = f", {reader.count()} deliveries pending"
                 quarantined = reader.quarantined()
         except BridgeError as error:
@@ -139,14 +140,14 @@ async def _kafka(settings: Settings, contract: Contract) -> list[Finding]:
     """Reach Kafka as a consumer does, then compare its topics with the contract."""
     names = {topic.name for topic in contract.topics.values()}
     try:
-        async with reading(settings.kafka, names) as reader:
+        async with open_reader(settings.kafka, names) as reader:
             there = len(reader.topics)
     except BridgeError as error:
         return [_failed("kafka", error, "")]
     findings = [Finding("kafka", "ok", f"{settings.kafka.bootstrap_servers} answers")]
     try:
-        async with admin_client(settings.kafka) as admin:
-            differences = await survey(admin, contract, settings.topics)
+        async with kafka_client(settings.kafka) as client:
+            differences = (await diff_topics(client, contract, settings)).differences
     except (KafkaError, TimeoutError, OSError) as error:
         told = f"{there} of {len(names)} are there; Kafka does not say more: {error or type(error).__name__}"
         return [
@@ -156,7 +157,7 @@ async def _kafka(settings: Settings, contract: Contract) -> list[Finding]:
     if not differences:
         return [*findings, Finding("topics", "ok", f"all {len(names)} are as the contract says")]
     return findings + [
-        Finding("topics", "failed", f"{each.topic}: {each.subject} is {each.found}, not {each.wanted}", each.fix)
+        Finding("topics", "failed", f"{each.topic}: {each.subject} is {each.actual}, not {each.desired}", each.fix)
         for each in differences
     ]
 

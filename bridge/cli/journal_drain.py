@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,12 +15,11 @@ from bridge.config import settings as config
 from bridge.contract.normalizer import Normalizer
 from bridge.contract.schemas import Contract
 from bridge.errors import BridgeError
-from bridge.event import Event
 from bridge.kafka.client import client_options
-from bridge.kafka.provision import provision
+from bridge.kafka.provisioning import TopicProvisioner
 from bridge.operations.journal_reader import open_reader
 from bridge.publisher.publisher import Publisher
-from bridge.publisher.registry_encoder import producer_factory
+from bridge.publisher.registry_encoder import create_encoder
 from bridge.queue.journal import Journal
 from bridge.telemetry import logging as log
 from bridge.telemetry.metrics import Metrics
@@ -81,19 +79,6 @@ def drain(
             )
 
 
-class _PublishedCounter(Metrics):
-    """Metrics that also count the published events of each topic."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.topics: Counter[str] = Counter()
-
-    def record_published(self, events: Sequence[Event], now_ms: float) -> None:
-        """Count records that Kafka has just confirmed."""
-        super().record_published(events, now_ms)
-        self.topics.update(event.topic for event in events)
-
-
 def _rows(counts: Counter[str]) -> list[dict[str, Any]]:
     return [{"topic": topic, "deliveries": count} for topic, count in sorted(counts.items())]
 
@@ -116,15 +101,15 @@ async def _drain(settings: Settings, contract: Contract, idle_seconds: float) ->
     Return the published events of each topic, and what to do about the rest; empty when nothing remains.
     """
     client_options(settings.kafka)  # an unreadable certificate fails here
-    metrics = _PublishedCounter()
+    metrics = Metrics()
     async with Journal.open(settings.journal, metrics, settings.queue) as journal:
         publisher = Publisher(
             journal,
             Normalizer(contract),
             settings.kafka,
             metrics,
-            provision=lambda: provision(settings, contract),
-            make_sender=producer_factory(settings.registry, contract),
+            provision=TopicProvisioner(settings, contract).ensure_topics,
+            encoder=create_encoder(settings.registry, contract),
         )
         remaining = journal.depth
         with progress("deliveries published", remaining) as advance:
@@ -135,15 +120,16 @@ async def _drain(settings: Settings, contract: Contract, idle_seconds: float) ->
                     if journal.depth < remaining:
                         advance(remaining - journal.depth)
                         remaining, deadline = journal.depth, time.monotonic() + idle_seconds
+        counts = publisher.summary.published
         if not remaining:
-            return metrics.topics, ""
+            return counts, ""
         if not publisher.connected:
             reason = (
-                f"Kafka at {settings.kafka.bootstrap_servers} confirmed nothing for {idle_seconds:g} s. Fix: check that "
-                "Kafka runs, then BRIDGE_KAFKA_BOOTSTRAP_SERVERS, _SECURITY_PROTOCOL, the credentials; a longer "
+                f"Kafka at {settings.kafka.bootstrap_servers} confirmed nothing for {idle_seconds:g} s. Fix: check "
+                "that Kafka runs, then BRIDGE_KAFKA_BOOTSTRAP_SERVERS, _SECURITY_PROTOCOL, the credentials; a longer "
                 "--timeout."
             )
         else:
             blocked = ", ".join(sorted(journal.parked)) or "no topic by name"
             reason = f"blocked: {blocked}. Fix: `gumlet-bridge topics check`; the rights to Write; a longer --timeout."
-        return metrics.topics, f"{remaining} deliveries are still in the journal: {reason}"
+        return counts, f"{remaining} deliveries are still in the journal: {reason}"

@@ -116,7 +116,7 @@ def show_rows(
 ) -> None:
     """Print rows as complete JSON lines, or as a table of the `columns` that have a value in any row.
 
-    `empty` says what it means that there are no rows.
+    `empty` is the message when there are no rows.
     """
     if as_json or is_piped():
         for row in rows:
@@ -206,13 +206,13 @@ def export_lines(lines: Iterable[Any], output: Path | None, what: str) -> None:
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Ask before a change; end the command when the answer is no, or when there is no terminal to ask on."""
+    """Ask before a change; end the command on a negative answer, or when standard input is not a terminal."""
     if yes:
         return
     if not sys.stdin.isatty():
         raise BridgeError(
-            f"{question} There is no terminal to answer on. Fix: add --yes to do it without asking, or --dry-run to "
-            "see it only."
+            f"{question} Standard input is not a terminal. Fix: add --yes to proceed without asking, or --dry-run "
+            "to see what would change."
         )
     typer.confirm(question, abort=True, err=True)
 

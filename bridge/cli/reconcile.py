@@ -27,7 +27,7 @@ from bridge.contract.normalizer import Normalizer
 from bridge.contract.schemas import Contract
 from bridge.errors import BridgeError
 from bridge.operations.gumlet_api import GumletApi, Webhook, gumlet_api
-from bridge.operations.one_shot_producer import send_all, sender_of
+from bridge.operations.one_shot_producer import open_producer, send_all
 from bridge.operations.reconciliation import (
     MissingEvent,
     PublishedIndex,
@@ -36,14 +36,14 @@ from bridge.operations.reconciliation import (
     find_in_history,
     sort_by_finality,
 )
-from bridge.operations.topic_reader import reading
-from bridge.publisher.producer import OutgoingEvent
+from bridge.operations.topic_reader import open_reader
 from bridge.webhook import DEFAULT_SOURCE, WEBHOOK_PATH, source_in_url
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bridge.config.settings import Settings
+    from bridge.event import Delivery, Event
 
 COLUMNS = ("asset_id", "type", "reason", "outcome")
 UNRECOVERABLE = "unrecoverable: the asset is no longer in that state"
@@ -130,17 +130,17 @@ async def _select_webhooks(api: GumletApi, ids: list[str]) -> list[Webhook]:
     existing = await api.webhooks()
     if unknown := set(ids) - {webhook.id for webhook in existing}:
         raise BridgeError(f"Gumlet has no webhook {min(unknown)}. Fix: an id from `gumlet-bridge webhooks list`.")
-    found = [webhook for webhook in existing if (webhook.id in ids if ids else source_in_url(webhook.url) is not None)]
+    found = [hook for hook in existing if (hook.id in ids if ids else source_in_url(hook.url) is not None)]
     if not found:
         raise BridgeError(
-            f"Gumlet has no webhook whose URL contains {WEBHOOK_PATH}. Fix: --webhook, or `gumlet-bridge webhooks create`."
+            f"Gumlet has no webhook with the path {WEBHOOK_PATH}. Fix: --webhook, or `gumlet-bridge webhooks create`."
         )
     return found
 
 
 async def _read_published(settings: Settings, contract: Contract, since_ms: int) -> PublishedIndex:
     published = PublishedIndex(contract)
-    async with reading(settings.kafka, {topic.name for topic in contract.topics.values()}) as reader:
+    async with open_reader(settings.kafka, {topic.name for topic in contract.topics.values()}) as reader:
         if not reader.topics:
             raise BridgeError(
                 "Kafka has no topic of the contract. Fix: BRIDGE_TOPICS_PREFIX, or `gumlet-bridge topics apply`."
@@ -177,14 +177,13 @@ async def _publish(
 ) -> list[dict[str, Any]]:
     """Build and publish events in chunks; return a row with the outcome of each."""
     normalizer = Normalizer(contract)
-    sender = await sender_of(settings, contract)
     rows = []
     last_ms = 0
     remaining = iter(missing)
-    try:
+    async with open_producer(settings, contract) as producer:
         with progress("events built and published", len(missing)) as advance:
             while chunk := list(islice(remaining, CHUNK)):
-                ready: list[tuple[MissingEvent, OutgoingEvent]] = []
+                ready: list[tuple[MissingEvent, tuple[Event, Delivery]]] = []
                 for event in chunk:
                     built = await build_event(api, event, normalizer, last_ms)
                     advance(1)
@@ -194,11 +193,9 @@ async def _publish(
                         rows.append(event.to_dict("failed: the API's response violates the schema"))
                     else:
                         last_ms = built[0].received_ms
-                        ready.append((event, OutgoingEvent(*built)))
-                refusals = await send_all(sender, [outgoing for _, outgoing in ready])
-                for event, outgoing in ready:
-                    refusal = refusals.get(id(outgoing))
-                    rows.append(event.to_dict("published" if refusal is None else f"failed: {refusal}"))
-    finally:
-        await sender.close()
+                        ready.append((event, built))
+                errors = await send_all(producer, [pair for _, pair in ready])
+                for position, (event, _) in enumerate(ready):
+                    error = errors.get(position)
+                    rows.append(event.to_dict("published" if error is None else f"failed: {error}"))
     return rows

@@ -159,7 +159,7 @@ def _find_token(token: str | None, token_file: Path | None) -> str | None:
         if settings.token_list:
             return settings.token_list[0].get_secret_value()
         token_file = settings.tokens_file
-    return next(iter(active_tokens(token_file.read_text())), None) if token_file else None
+    return next(iter(active_tokens(token_file)), None) if token_file else None
 
 
 def _build_table(figures: dict[str, Any]) -> Table:

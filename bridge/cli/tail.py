@@ -24,7 +24,7 @@ from bridge.config import settings as config
 from bridge.contract.schemas import Contract
 from bridge.errors import BridgeError
 from bridge.operations.record_view import record_to_dict
-from bridge.operations.topic_reader import reading
+from bridge.operations.topic_reader import open_reader
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -95,7 +95,7 @@ async def _tail(
     # A topic is named by its full name or by its event type.
     names = {contract.topics[name].name if name in contract.topics else name for name in asked}
     topics = names or {topic.name for topic in contract.topics.values()}
-    async with reading(settings.kafka, topics) as reader:
+    async with open_reader(settings.kafka, topics) as reader:
         if missing := topics - set(reader.topics):
             message = (
                 f"Topics not found on Kafka: {', '.join(sorted(missing))}. Fix: a topic or an event type from "

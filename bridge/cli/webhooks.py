@@ -244,7 +244,7 @@ def _tokens(settings: Settings) -> list[SecretStr]:
     Tokens.from_settings(
         settings.model_copy(update={"allow_unauthenticated": True})
     )  # raises for a token that is not valid
-    from_file = active_tokens(settings.tokens_file.read_text()) if settings.tokens_file else []
+    from_file = active_tokens(settings.tokens_file) if settings.tokens_file else []
     return [*settings.token_list, *map(SecretStr, from_file)]
 
 

@@ -79,8 +79,8 @@ _STATUS = {
 }
 _PROGRESS = {DOWNLOADED: (5, 20), STREAM_READY: (25, 60), OPTIMIZED: (60, 99), READY: (100, 101)}
 _FILLER_TEXT = 6 * (
-    "A week in the life of the people who make the show, told in their own words, with scenes that never "
-    "aired, from the first rehearsal to the last night, and the long way home after it. "
+    "A week with the people who produce the show, described in their own words, with scenes that never "
+    "aired, from the first reading to the last night, and the long journey home afterwards. "
 )
 
 

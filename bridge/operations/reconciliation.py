@@ -67,7 +67,7 @@ class PublishedIndex:
 
 @dataclass(frozen=True, slots=True)
 class MissingEvent:
-    """An event that was not delivered. `discriminator` tells events of one asset and type apart."""
+    """An event that was not delivered. `discriminator` distinguishes events of one asset and type."""
 
     asset_id: str
     event_type: str

@@ -29,6 +29,7 @@ from bridge.queue.frame import (
 )
 
 CHUNK_BYTES = 256 * 1024
+_ZEROS = bytes(CHUNK_BYTES)
 BLOCK_BYTES = 4096
 """Unit in which a disk that cannot read a chunk is asked again."""
 _OWN_FAULTS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
@@ -119,12 +120,12 @@ class Segment:
         while (data := self._files.next_data(self._descriptor, at)) is not None and at < self.size:
             at = data
             chunk = bytes(self.read(at, CHUNK_BYTES))
-            candidate = chunk.find(FRAME_MAGIC)
+            candidate = -1 if chunk == _ZEROS else chunk.find(FRAME_MAGIC)
             while candidate >= 0:
                 if self.frame_at(at + candidate) is not None:
                     return at + candidate, at + candidate
                 candidate = chunk.find(FRAME_MAGIC, candidate + 1)
-            if stripped := chunk.rstrip(b"\0"):
+            if chunk != _ZEROS and (stripped := chunk.rstrip(b"\0")):
                 end = max(end, at + len(stripped))
             if len(chunk) < CHUNK_BYTES:
                 break

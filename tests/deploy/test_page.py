@@ -30,7 +30,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def daemon(tmp_path: Path, embedded_broker: Broker, prefix: str) -> Iterator[Daemon]:
     """Run a daemon on the embedded broker."""
-    with Daemon(tmp_path, embedded_broker.bootstrap_servers, prefix, topics_provision="off") as running:
+    with Daemon(tmp_path, embedded_broker.bootstrap_servers, prefix, topics_provision="create") as running:
         yield running
 
 

@@ -26,7 +26,7 @@ def test_not_ready_without_kafka_when_kafka_keeps_the_promise(tmp_path: Path) ->
 
 def test_ready_with_kafka_when_kafka_keeps_the_promise(tmp_path: Path, embedded_broker: Broker, prefix: str) -> None:
     """With ack = kafka a replica becomes ready once Kafka answers."""
-    with Daemon(tmp_path, embedded_broker.bootstrap_servers, prefix, ack="kafka", topics_provision="off") as daemon:
+    with Daemon(tmp_path, embedded_broker.bootstrap_servers, prefix, ack="kafka", topics_provision="create") as daemon:
         wait_for(lambda: request(daemon.admin, "GET", "/readyz").status == 200, what="ready")
 
 
