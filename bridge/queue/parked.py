@@ -38,12 +38,12 @@ class ParkedTopic:
         self.log = log
         self._reader = log.reader(log.state.settled)
         self._read: deque[tuple[Parked, int]] = deque()
-        self._total = log.state.settled_total
+        self._position, self._total = log.state.settled, log.state.settled_total
 
     @property
     def count(self) -> int:
         """Number of parked deliveries."""
-        return self.log.last - self._reader.position + len(self._read)
+        return self.log.last - self._position + len(self._read)
 
     @property
     def size_bytes(self) -> int:
@@ -63,6 +63,7 @@ class ParkedTopic:
         while len(self._read) < limit and self._reader.position < last:
             for group in self._reader.read(last, skip_unreadable=skip_unreadable):
                 self._add(group)
+            self._position = self._reader.position  # after adding: `count` may be too high meanwhile, never too low
         return [parked for parked, _ in islice(self._read, limit)]
 
     def _add(self, group: Group) -> None:
@@ -79,8 +80,8 @@ class ParkedTopic:
             parked, total = self._read[0]
             self.log.settle(State(parked.number - 1, total, parked.delivery.received_ms))
         else:
-            total = self.log.total if self._reader.position == self.log.last else self._total
-            self.log.settle(State(self._reader.position, total, oldest_ms))
+            total = self.log.total
+            self.log.settle(State(self._position, total if self._position == self.log.last else self._total, oldest_ms))
 
     def close(self) -> None:
         """Close the files."""
