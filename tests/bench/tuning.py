@@ -28,13 +28,23 @@ from .__main__ import BODY
 BACKLOG = 96_000
 VARIANTS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "as it is": ([], {}),
+<<<<<<< HEAD
     "producer: batches of 128 KiB": (["bridge.publisher.producer.BATCH_BYTES=128 * 1024"], {}),
     "producer: batches of 960 KiB": (["bridge.publisher.producer.BATCH_BYTES=960 * 1024"], {}),
+=======
+    "SQLite: pages of 8 KiB": (["PRAGMA page_size = 8192"], {}),
+    "SQLite: pages of 16 KiB": (["PRAGMA page_size = 16384"], {}),
+    "SQLite: checkpoint every 250 pages": (["PRAGMA wal_autocheckpoint = 250"], {}),
+    "SQLite: checkpoint every 4,000 pages": (["PRAGMA wal_autocheckpoint = 4000"], {}),
+    "SQLite: synchronous = EXTRA": (["PRAGMA synchronous = EXTRA"], {}),
+    "producer: batches of 128 KiB": (["bridge.publisher.kafka_producer.BATCH_BYTES=128 * 1024"], {}),
+    "producer: batches of 960 KiB": (["bridge.publisher.kafka_producer.BATCH_BYTES=960 * 1024"], {}),
+>>>>>>> main
     "producer: gzip": ([], {"kafka_compression": "gzip"}),
-    "publisher: windows of 250": (["bridge.publisher.publisher.WINDOW_EVENTS=250"], {}),
-    "publisher: windows of 4,000": (["bridge.publisher.publisher.WINDOW_EVENTS=4000"], {}),
-    "publisher: slices of 5": (["bridge.publisher.publisher.NORMALIZE_CHUNK_EVENTS=5"], {}),
-    "publisher: slices of 200": (["bridge.publisher.publisher.NORMALIZE_CHUNK_EVENTS=200"], {}),
+    "publisher: windows of 250": (["bridge.publisher.prefetcher.WINDOW_EVENTS=250"], {}),
+    "publisher: windows of 4,000": (["bridge.publisher.prefetcher.WINDOW_EVENTS=4000"], {}),
+    "publisher: slices of 5": (["bridge.publisher.prefetcher.NORMALIZE_CHUNK_EVENTS=5"], {}),
+    "publisher: slices of 200": (["bridge.publisher.prefetcher.NORMALIZE_CHUNK_EVENTS=200"], {}),
     "interpreter: switch interval of 5 ms (0.5 ms)": (["bridge.cli.serve.GIL_SWITCH_INTERVAL_SECONDS=0.005"], {}),
     "interpreter: collect every 20,000 objects (700)": (["gc.set_threshold=20_000"], {}),
 }
