@@ -28,18 +28,8 @@ from .__main__ import BODY
 BACKLOG = 96_000
 VARIANTS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "as it is": ([], {}),
-<<<<<<< HEAD
-    "producer: batches of 128 KiB": (["bridge.publisher.producer.BATCH_BYTES=128 * 1024"], {}),
-    "producer: batches of 960 KiB": (["bridge.publisher.producer.BATCH_BYTES=960 * 1024"], {}),
-=======
-    "SQLite: pages of 8 KiB": (["PRAGMA page_size = 8192"], {}),
-    "SQLite: pages of 16 KiB": (["PRAGMA page_size = 16384"], {}),
-    "SQLite: checkpoint every 250 pages": (["PRAGMA wal_autocheckpoint = 250"], {}),
-    "SQLite: checkpoint every 4,000 pages": (["PRAGMA wal_autocheckpoint = 4000"], {}),
-    "SQLite: synchronous = EXTRA": (["PRAGMA synchronous = EXTRA"], {}),
     "producer: batches of 128 KiB": (["bridge.publisher.kafka_producer.BATCH_BYTES=128 * 1024"], {}),
     "producer: batches of 960 KiB": (["bridge.publisher.kafka_producer.BATCH_BYTES=960 * 1024"], {}),
->>>>>>> main
     "producer: gzip": ([], {"kafka_compression": "gzip"}),
     "publisher: windows of 250": (["bridge.publisher.prefetcher.WINDOW_EVENTS=250"], {}),
     "publisher: windows of 4,000": (["bridge.publisher.prefetcher.WINDOW_EVENTS=4000"], {}),

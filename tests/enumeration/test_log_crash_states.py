@@ -27,13 +27,8 @@ from bridge.queue import log as log_module
 from bridge.queue.files import Files
 from bridge.queue.frame import State as Settled
 from bridge.queue.log import Log
-<<<<<<< HEAD:tests/unit/queue/test_log_crash_states.py
 from bridge.queue.segment import Damage
-from tests.unit.queue.power_cut import Disk, Operation, RecordingFiles, State, read_state, write_state
-=======
-from bridge.queue.log_reader import Damage
 from tests.enumeration.power_cut import Disk, Operation, RecordingFiles, State, read_state, write_state
->>>>>>> main:tests/enumeration/test_log_crash_states.py
 
 SEGMENT_BYTES = 8 * 1024
 MAIN, PARKED = "log", "parked"
