@@ -1,41 +1,73 @@
-# Everything here makes its own environment in .venv; nothing needs to be installed first but Python 3.11.
+# Every target makes the environment it needs in .venv; only Python 3.11 or later must be installed.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(VENV)/run.stamp
 DEV := $(VENV)/dev.stamp
+LOWEST := .cache/lowest
 BASE ?= HEAD~1
+WORKERS ?= auto
 NODE := tests/node/node_modules/.package-lock.json
 COMPOSE := docker compose -f deploy/compose.yaml
-UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+PIP_LOCKED := -m pip install --quiet --disable-pip-version-check --require-hashes -r
+# Shows each package that pip collects on one line; pip's exit status becomes the pipeline's.
+PIP_PROGRESS = { $(BIN)/python $(subst --quiet,,$(PIP_LOCKED)) $(1) || echo "FAILED"; } | awk ' \
+	function show(text) { if (ENVIRON["TERM"] != "dumb") printf "\r  %-60s", text; fflush() } \
+	/^FAILED$$/ { failed = 1 } \
+	/^Collecting / { show(++count " " $$2) } \
+	/^Installing collected/ { show("installing " count " packages") } \
+	END { print ""; exit failed }'
+PIP_SELF := -m pip install --quiet --disable-pip-version-check --no-deps -e .
+EXTRAS := --extra embedded --extra tracing
+UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade $(EXTRAS) \
 	--no-annotate --no-strip-extras --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
+PYTEST := $(BIN)/python -m pytest -q
+PARALLEL := --numprocesses=$(WORKERS) --maxprocesses=8 --dist=worksteal
+COVERAGE := --cov --cov-append --cov-report=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos bench bench-compare bench-tuning profile check check-schemas schemas deploy-files sizing \
-	fmt lock clean compose-up compose-down
+.PHONY: help run test test-all test-lowest chaos bench bench-compare bench-tuning profile check check-prose \
+	check-schemas check-deploy generate-schemas generate-deploy generate-sizing fmt lock lines clean \
+	compose-up compose-down
 
 help:  ## Show this help
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(RUN)  ## Run the bridge on an embedded broker, with a live view of every event
 	@$(BIN)/gumlet-bridge dev $(ARGS)
 
-test: $(DEV)  ## Run all tests, on the embedded broker and on Apache Kafka; ARGS="-k name" to choose
-	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(ARGS)
+test: $(DEV)  ## Run the tests in a few minutes, on the embedded broker and on Apache Kafka; ARGS="-k name" to choose
+	@$(PYTEST) $(PARALLEL) -m "not long" tests/checks tests/unit tests/kafka tests/integration $(ARGS)
+	@echo "NOT RUN: tests marked long, tests/chaos, tests/deploy. make test-all runs them."
 
-chaos: $(DEV)  ## Break everything around the bridge, and show that nothing is lost; CHAOS_SEED=n to repeat a run
-	@CHAOS=long $(BIN)/python -m pytest tests/chaos tests/integration/test_security.py tests/integration/test_limits.py -q $(ARGS)
+test-all: $(DEV)  ## Run all tests: also fault injection, browsers, generated code, deployment
+	@rm -f .coverage .coverage.*
+	@if command -v npm >/dev/null; then $(MAKE) -s $(NODE) || true; fi
+	@# One after the other: a scenario of tests/chaos keeps both a Kafka and a daemon under load.
+	@status=0; \
+	$(PYTEST) $(PARALLEL) $(COVERAGE) tests/checks tests/unit tests/kafka tests/integration $(ARGS) || status=1; \
+	$(PYTEST) $(COVERAGE) tests/chaos tests/deploy --ignore=tests/deploy/files $(ARGS) || status=1; \
+	$(BIN)/python -m coverage report --skip-covered || status=1; \
+	echo "NOT RUN: tests/deploy/files (make check-deploy), the lowest versions (make test-lowest), long scenarios (make chaos)."; \
+	exit $$status
 
-bench: $(DEV)  ## Measure cost, tail, backlog and start beside a bare aiohttp handler (about 5 minutes)
+test-lowest: $(LOWEST)/stamp  ## Run the unit and HTTP tests with the lowest versions of all dependencies
+	@$(LOWEST)/bin/python -m pytest -q $(PARALLEL) -p no:cacheprovider \
+		tests/unit tests/integration/test_http_responses.py $(ARGS)
+
+chaos: $(DEV)  ## Run the fault-injection tests in their long form; CHAOS_SEED=n repeats a run
+	@CHAOS=long $(PYTEST) tests/chaos tests/integration/test_security.py tests/integration/test_limits.py $(ARGS)
+
+bench: $(DEV)  ## Measure CPU cost, tail latency, backlog and start time against a bare aiohttp handler (5 minutes)
 	@mkdir -p .cache
 	@$(BIN)/python -m tests.bench --json .cache/bench.json $(ARGS)
 
-bench-compare: $(DEV)  ## Measure the whole way of this tree beside that of another commit: BASE=<git ref>
+bench-compare: $(DEV)  ## Compare the cost of this tree with that of another commit: BASE=<git ref>
 	@mkdir -p .cache
 	@$(BIN)/python -m tests.bench.compare $(BASE)
 
-bench-tuning: $(DEV)  ## Measure what other settings of SQLite, aiokafka and the publisher would be worth
+bench-tuning: $(DEV)  ## Measure alternative settings of the journal, aiokafka and the publisher
 	@mkdir -p .cache
 	@$(BIN)/python -m tests.bench.tuning $(ARGS)
 
@@ -43,46 +75,64 @@ profile: $(DEV)  ## Write a flame graph of the daemon under load to .cache/profi
 	@mkdir -p .cache
 	@$(BIN)/python -m tests.bench.profile .cache/profile.svg
 
-check: $(DEV) check-schemas  ## Lint, check the format, the types, the contract, and all that is in deploy/
+check: $(DEV) check-schemas  ## Check lint, format, types, import directions and the schemas
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest --quiet --no-header tests/deploy/files
+	@$(BIN)/lint-imports --no-logo --cache-dir .cache/import-linter tests/checks/imports.toml
+	@$(PYTEST) --no-header tests/checks
+	@echo "NOT CHECKED: the files of deploy/ and the validators built with Go and npm. make check-deploy checks them."
+
+check-prose: $(DEV)  ## Check documents, docstrings and messages for banned words; ARGS="bridge/cli README.md" to choose
+	@$(BIN)/python -m tests.checks.prose $(ARGS)
 
 check-schemas: $(DEV)
 	@$(BIN)/gumlet-bridge schemas check $(if $(AGAINST),--against $(AGAINST))
 	@$(BIN)/gumlet-bridge schemas asyncapi --check
-	@$(BIN)/gumlet-bridge schemas page --check
-	@$(BIN)/python -m pytest --quiet --no-header tests/unit/test_contract.py tests/unit/test_normalize.py -k example
+	@$(BIN)/gumlet-bridge schemas docs --check
+	@$(PYTEST) --no-header tests/unit/contract/test_schemas.py tests/unit/contract/test_normalizer.py -k example
+
+check-deploy: $(DEV)  ## Check all files of deploy/ and the AsyncAPI document with their own validators (Go, npm)
+	@$(PYTEST) --no-header -rs tests/deploy/files $(ARGS)
 	@if command -v npm >/dev/null && $(MAKE) -s $(NODE); then \
 		node tests/node/asyncapi.mjs schemas/asyncapi.yaml; \
-	else echo "NOT CHECKED, schemas/asyncapi.yaml by AsyncAPI's parser: no npm, or it cannot have the packages"; fi
+	else echo "NOT CHECKED: schemas/asyncapi.yaml by AsyncAPI's parser: npm or its packages are missing"; fi
 
-schemas: $(DEV)  ## Make schemas/asyncapi.yaml and schemas/README.md from the schema files
+generate-schemas: $(DEV)  ## Generate schemas/asyncapi.yaml and schemas/README.md from the schema files
 	@$(BIN)/gumlet-bridge schemas asyncapi --write
-	@$(BIN)/gumlet-bridge schemas page --write
+	@$(BIN)/gumlet-bridge schemas docs --write
 
-deploy-files: $(DEV)  ## Make those files of deploy/ that are made from others
+generate-deploy: $(DEV)  ## Generate the derived files of deploy/
 	@$(BIN)/python -m tests.deploy.generate
 
-sizing: $(DEV)  ## Write deploy/SIZING.md anew from the figures of the last `make bench`
+generate-sizing: $(DEV)  ## Generate deploy/SIZING.md from the figures of the last `make bench`
 	@$(BIN)/python -m tests.deploy.sizing .cache/bench.json
 
 compose-up:  ## Run the bridge with Kafka, Prometheus, Grafana and a topic viewer (needs Docker)
 	@$(COMPOSE) up --build --detach --wait
 	@echo "webhooks 127.0.0.1:8080 (token dev) · status 127.0.0.1:8081 · Grafana 127.0.0.1:3000 · topics 127.0.0.1:8082"
 
-compose-down:  ## Stop them; ARGS=--volumes forgets what they stored
+compose-down:  ## Stop these containers; ARGS=--volumes also removes the volumes
 	@$(COMPOSE) down $(ARGS)
 
-fmt: $(DEV)  ## Format the code and mend what can be mended by a tool
+fmt: $(DEV)  ## Format the code and apply auto-fixes
 	@$(BIN)/ruff check --fix-only --quiet
 	@$(BIN)/ruff format
 
-lock: $(DEV)  ## Choose the newest dependencies and write them down with their hashes
+lock: $(DEV)  ## Update the lock files (newest versions, with hashes)
 	@$(BIN)/python -m pip install --quiet uv
-	@$(UV_COMPILE) --upgrade --extra embedded --extra tracing --output-file requirements.lock pyproject.toml
-	@$(UV_COMPILE) --upgrade --extra embedded --extra tracing --group dev --output-file tests/requirements.lock pyproject.toml
+	@mkdir -p .cache
+	@$(UV_COMPILE) --output-file requirements.lock pyproject.toml
+	@# The first lock constrains the second: the tests run with the versions that ship.
+	@$(UV_COMPILE) --group dev --constraint requirements.lock --output-file tests/requirements.lock pyproject.toml
+	@# The lowest version of each dependency in pyproject.toml, the newest of everything else.
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade $(EXTRAS) --resolution lowest-direct \
+		--no-annotate --no-header --output-file .cache/lowest.txt pyproject.toml
+	@$(UV_COMPILE) --group test --constraint .cache/lowest.txt --output-file tests/lowest.lock pyproject.toml
+
+lines:  ## Print the line counts of bridge/: production code, and everything
+	@cat $$(git ls-files 'bridge/*.py' ':!bridge/operations' ':!bridge/devtools' ':!bridge/cli') | wc -l | sed 's/$$/ production/'
+	@cat $$(git ls-files 'bridge/*.py') | wc -l | sed 's/$$/ in all/'
 
 clean:  ## Remove the environment, caches and build output
 	@rm -rf $(VENV) tests/node/node_modules .cache dist .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
@@ -90,18 +140,28 @@ clean:  ## Remove the environment, caches and build output
 
 $(VENV)/pyvenv.cfg:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12")'
-	@echo "making an environment in $(VENV) (once)"
+	@echo "creating an environment in $(VENV) (once)"
 	@$(PYTHON) -m venv $(VENV)
 
 $(RUN): $(VENV)/pyvenv.cfg requirements.lock pyproject.toml
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
-	@touch $@
-
-$(NODE): tests/node/package-lock.json
-	@cd tests/node && npm ci --silent --no-audit --no-fund --ignore-scripts
+	@echo "installing $$(grep -c == requirements.lock) packages for the bridge (about 20 s)"
+	@$(call PIP_PROGRESS,requirements.lock)
+	@$(BIN)/python $(PIP_SELF)
 	@touch $@
 
 $(DEV): $(RUN) tests/requirements.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r tests/requirements.lock
+	@echo "installing $$(grep -c == tests/requirements.lock) packages for development (about 60 s)"
+	@$(call PIP_PROGRESS,tests/requirements.lock)
+	@touch $@
+
+$(LOWEST)/stamp: tests/lowest.lock pyproject.toml
+	@echo "installing $$(grep -c == tests/lowest.lock) packages at their lowest versions in $(LOWEST)"
+	@$(PYTHON) -m venv --clear $(LOWEST)
+	@$(LOWEST)/bin/python $(PIP_LOCKED) tests/lowest.lock
+	@$(LOWEST)/bin/python $(PIP_SELF)
+	@touch $@
+
+$(NODE): tests/node/package-lock.json
+	@echo "installing AsyncAPI's parser (npm)"
+	@cd tests/node && npm ci --silent --no-audit --no-fund --ignore-scripts
 	@touch $@

@@ -16,24 +16,27 @@ from typing import NamedTuple
 import structlog
 
 from bridge.admin.server import Admin
+from bridge.admin.status import Sources, Status
 from bridge.config.settings import Settings
 from bridge.contract.drift import Drift
 from bridge.contract.normalizer import Normalizer
 from bridge.contract.schemas import Contract
-from bridge.ingress.server import DEFAULT_SOURCE, WebhookServer
+from bridge.ingress.server import WebhookServer
 from bridge.ingress.tokens import Tokens
 from bridge.kafka.client import client_options
-from bridge.kafka.provision import provision
+from bridge.kafka.provisioning import TopicProvisioner
 from bridge.publisher.publisher import Publisher
-from bridge.publisher.registry_encoder import producer_factory
+from bridge.publisher.registry_encoder import create_encoder
 from bridge.queue.interface import DeliveryQueue
 from bridge.queue.journal import Journal
 from bridge.queue.memory import MemoryQueue
+from bridge.telemetry.collectors import Reading
 from bridge.telemetry.health import Health
 from bridge.telemetry.metrics import Metrics
 from bridge.telemetry.recent_activity import RecentActivity
 from bridge.telemetry.token_status import register_tokens
 from bridge.telemetry.tracing import start_tracing
+from bridge.webhook import DEFAULT_SOURCE
 
 _log = structlog.stdlib.get_logger()
 
@@ -60,14 +63,24 @@ async def run(
     recent = RecentActivity()
     metrics = Metrics(recent)
     tokens = Tokens.from_settings(settings)
-    register_tokens(metrics, tokens.statuses)
+    if not tokens.authentication_disabled:
+        register_tokens(metrics, tokens.statuses)
     client_options(settings.kafka)  # a certificate that cannot be read is told now, not at the first connection
     contract = Contract.load(settings.topics.prefix)
     metrics.initialize([DEFAULT_SOURCE, *settings.allowed_sources], [topic.name for topic in contract.topics.values()])
     drift = Drift()
     metrics.register_drift(drift.counts.items)
     normalizer = Normalizer(contract, drift)
-    make_sender = producer_factory(settings.registry, contract, health)
+    topics = TopicProvisioner(settings, contract)
+    metrics.register_gauges(
+        Reading(
+            "bridge_topic_mismatches",
+            "Differences between a topic on Kafka and the contract, as of the last check (`topics check` lists them).",
+            ("topic",),
+        ),
+        topics.mismatches,
+    )
+    encoder = create_encoder(settings.registry, contract, health)
     async with contextlib.AsyncExitStack() as stack:
         if stop is None:
             stop = stack.enter_context(_signals())
@@ -78,13 +91,17 @@ async def run(
             normalizer,
             settings.kafka,
             metrics,
-            provision=lambda: provision(settings, contract),
-            make_sender=make_sender,
+            provision=topics.ensure_topics,
+            encoder=encoder,
+            # A sender waits for its acknowledgement until Kafka has the record: nothing is collected then.
+            linger_seconds=0.0 if settings.ack == "kafka" else settings.kafka.linger_seconds,
             tracing=tracing,
             recent=recent,
             health=health,
         )
-        admin = Admin(settings, backlog, metrics, recent=recent, connected=lambda: publisher.connected, drift=drift)
+        tokens_status = None if tokens.authentication_disabled else tokens.statuses
+        sources = Sources(lambda: publisher.connected, drift.report, tokens_status, lambda: tokens.file_fault)
+        admin = Admin(settings, Status(settings, backlog, metrics, health, sources), metrics, health, recent)
         ingress = WebhookServer(settings, tokens, backlog, metrics, tracing)
         metrics.register_gauge(
             "bridge_requests_in_flight", "Requests of the public port without a response.", lambda: ingress.in_flight

@@ -1,14 +1,14 @@
-"""Every error that the bridge raises itself, typed by what its catcher must do.
+"""Every exception that the bridge raises itself, grouped by what its catcher must do.
 
 BridgeError
-├── ConfigError        end with exit code 78: the message lists each mistake and its fix
-├── ContractError      end with exit code 78: a schema file is missing or wrong
-├── TopicMismatchError       end with exit code 78: Kafka's topics are not as the contract says
-├── RegistryError      ask the schema registry again later, or tell what it said
-├── JournalLocked      end with exit code 75: another process holds the journal
+├── ConfigError                    end with exit code 78: the message lists each mistake and its fix
+│   └── RegistryIncompatible       the registry cannot give what the wire format needs
+├── ContractError                  end with exit code 78: a schema file is missing or invalid
+├── RegistryError                  request the schema registry again later, or show its message
+├── JournalLocked                  end with exit code 75: another process holds the journal
 ├── UnsupportedJournalVersion      end with exit code 78: written by a newer version of the bridge
-├── JournalCorrupted     set the file aside, go on with a new one
-└── Refused            answer 503: the delivery was not made durable, Gumlet will try again
+├── JournalCorrupted               quarantine the damage, go on
+└── DeliveryRejected               respond 503: the delivery was not made durable; Gumlet sends it again
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ EX_CONFIG = 78
 
 
 class BridgeError(Exception):
-    """What a user is told about in one clear message, without a traceback."""
+    """Base class of errors that are reported to the user in one message, without a traceback."""
 
     exit_code = 1
 
@@ -37,22 +37,20 @@ class ContractError(BridgeError):
     exit_code = EX_CONFIG
 
 
-class TopicMismatchError(BridgeError):
-    """Kafka's topics are not as the contract says, and `verify` was asked."""
-
-    exit_code = EX_CONFIG
-
-
 class RegistryError(BridgeError):
-    """The schema registry gave no answer to go on with; the message says what to do.
+    """The schema registry did not respond, or not with a usable response; the message names the fix.
 
-    `status` is the HTTP status, 0 without an answer; `said` the registry's own words.
+    `status` is the HTTP status, 0 without a response; `said` the registry's error message.
     """
 
     def __init__(self, message: str, status: int = 0, said: str = "") -> None:
         super().__init__(message)
         self.status = status
         self.said = said
+
+
+class RegistryIncompatible(ConfigError):
+    """The schema registry cannot give what the wire format needs, now or later."""
 
 
 class JournalLocked(BridgeError):

@@ -1,14 +1,18 @@
-"""Fixtures that every kind of test may ask for: the brokers, and a prefix that keeps tests' topics apart.
+"""Fixtures for all tests: brokers, schema registries, and a topic prefix for each test.
 
-A broker starts when the first test asks for it and serves the whole run. What it was is said at the end of the run;
-so is every test that was not run because no Apache Kafka could be had.
+A broker starts when the first test requests it. The processes of a run share one Apache Kafka and report through files
+of the run's directory. The summary names the brokers, the tests that were skipped because no Apache Kafka is available,
+and the tests that were left out because they are marked long.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 import uuid
-from contextlib import ExitStack
+from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,44 +21,79 @@ from bridge.devtools.embedded_broker import EmbeddedBroker
 from tests.support import brokers
 from tests.support.brokers import Broker
 from tests.support.brokers.guarded import GuardedKafka, guarded_kafka
+from tests.support.brokers.shared import SharedKafka
 from tests.support.fake_registry import StrictRegistry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Iterator, Sequence
 
-_taken = pytest.StashKey[list[str]]()
+RUN_DIRECTORY = "BRIDGE_TEST_RUN_DIRECTORY"
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
 _NO_KAFKA = "no Apache Kafka"
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Keep the brokers' descriptions where the summary finds them."""
-    config.stash[_taken] = []
+def _run_directory() -> Path:
+    return Path(os.environ[RUN_DIRECTORY])
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Say which brokers the tests ran on, and name each test that had none."""
+def pytest_configure() -> None:
+    """Create the run's directory in the process that starts the others."""
+    if not WORKER:
+        os.environ[RUN_DIRECTORY] = tempfile.mkdtemp(prefix="bridge-tests-")
+
+
+def pytest_unconfigure() -> None:
+    """Wait until the shared Kafka has stopped, and remove the run's directory."""
+    if not WORKER:
+        SharedKafka(_run_directory() / "kafka").join()
+        shutil.rmtree(_run_directory())
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    """Record how many tests of each file are left out because they are marked long."""
+    files = Counter(item.nodeid.partition("::")[0] for item in items if item.get_closest_marker("long"))
+    if files and WORKER in ("", "gw0"):
+        lines = [f"{count} of {name}" for name, count in files.items()]
+        (_run_directory() / "left-out").write_text("\n".join(lines))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name the brokers that the tests ran on, what enumerations covered, and the tests that did not run."""
+    used = sorted({path.read_text() for path in _run_directory().glob("broker-*")})
+    if used:
+        terminalreporter.write_line(f"brokers: {', '.join(used)}")
+    for report in terminalreporter.stats.get("passed", []):
+        for name, value in report.user_properties:
+            if name == "covered":
+                terminalreporter.write_line(f"covered: {value}")
     missed = [report for report in terminalreporter.stats.get("skipped", []) if _NO_KAFKA in str(report.longrepr)]
-    taken = config.stash[_taken]
-    if taken:
-        terminalreporter.write_line(f"brokers: {', '.join(taken)}")
     if missed:
         reason = str(missed[0].longrepr[2]).removeprefix("Skipped: ")
         terminalreporter.write_line(f"NOT RUN, {len(missed)} tests, {reason}", yellow=True)
         for report in missed:
             terminalreporter.write_line(f"  {report.nodeid}", yellow=True)
+    left_out = _run_directory() / "left-out"
+    if left_out.exists():
+        terminalreporter.write_line("NOT RUN, tests marked long:", yellow=True)
+        for line in left_out.read_text().splitlines():
+            terminalreporter.write_line(f"  {line}", yellow=True)
+
+
+def _report_use(broker: Broker) -> None:
+    (_run_directory() / f"broker-{uuid.uuid4()}").write_text(broker.description)
 
 
 @pytest.fixture(scope="session")
-def apache_kafka(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    """Apache Kafka, the best that can be had; shared by the run."""
-    with ExitStack() as stack:
-        try:
-            broker = stack.enter_context(brokers.apache_kafka(tmp_path_factory.mktemp("kafka")))
-        except brokers.KafkaUnavailableError as reason:
-            pytest.skip(f"{_NO_KAFKA}: {reason}")
-        pytestconfig.stash[_taken].append(broker.description)
-        yield broker
+def apache_kafka() -> Iterator[Broker]:
+    """Apache Kafka, shared by all processes of the run."""
+    kafka = SharedKafka(_run_directory() / "kafka")
+    try:
+        broker = kafka.acquire()
+    except brokers.KafkaUnavailableError as reason:
+        pytest.skip(f"{_NO_KAFKA}: {reason}")
+    _report_use(broker)
+    yield broker
+    kafka.release()
 
 
 @pytest.fixture(scope="session")
@@ -81,35 +120,36 @@ def guarded_kafka_without_acls(session_guarded_kafka: GuardedKafka) -> Iterator[
 
 
 @pytest.fixture(scope="session")
-def embedded_broker(pytestconfig: pytest.Config) -> Iterator[Broker]:
-    """Embedded broker of librdkafka; shared by the run."""
+def embedded_broker() -> Iterator[Broker]:
+    """Librdkafka's embedded broker, one for each process of the run."""
     with EmbeddedBroker() as embedded:
         description = f"embedded broker (librdkafka {embedded.version})"
-        pytestconfig.stash[_taken].append(description)
-        yield Broker(embedded.bootstrap_servers, description, embedded=True)
+        broker = Broker(embedded.bootstrap_servers, description, embedded=True)
+        _report_use(broker)
+        yield broker
 
 
 @pytest.fixture(params=["embedded_broker", "apache_kafka"])
 def broker(request: pytest.FixtureRequest) -> Broker:
-    """Each kind of broker in turn: what passes on one must pass on the other."""
+    """Each kind of broker in turn."""
     found: Broker = request.getfixturevalue(request.param)
     return found
 
 
-@pytest.fixture(params=["played", "real"])
+@pytest.fixture(params=["fake", "real"])
 def registry_url(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Take in turn the schema registry that these tests play, and the real one that BRIDGE_TEST_REGISTRY_URL names."""
+    """URL of the fake schema registry, then of the real one that BRIDGE_TEST_REGISTRY_URL names."""
     if request.param == "real":
         given = os.environ.get("BRIDGE_TEST_REGISTRY_URL")
         if not given:
             pytest.skip("BRIDGE_TEST_REGISTRY_URL names no schema registry")
         yield given
         return
-    with StrictRegistry() as played:
-        yield played.url
+    with StrictRegistry() as fake:
+        yield fake.url
 
 
 @pytest.fixture
 def prefix() -> str:
-    """Begin a test's topics and groups so that no other test's are the same."""
+    """Topic and group prefix that no other test uses."""
     return f"t{uuid.uuid4().hex[:8]}."

@@ -1,4 +1,7 @@
-"""How long the journal lasts: its room, divided by the rate at which it filled lately."""
+"""Forecast of the time until the journal is full: the space that remains, divided by the recent growth.
+
+Input: the journal's size, sampled each second. Output: gauges and the field `time_to_full_seconds` of /status.
+"""
 
 from __future__ import annotations
 
@@ -10,51 +13,53 @@ from pathlib import Path
 from bridge.config.sections import JournalSettings
 
 WINDOW_SECONDS = 60.0
-"""Over how long the rate is taken: long enough for one burst not to look like an outage."""
+"""Period over which the growth is measured: longer than one burst, shorter than an outage."""
 MIN_OBSERVATION_SECONDS = 5.0
-"""Before this much is known there is no rate."""
+"""Shorter observations give no rate."""
 
 
 class Forecast:
-    """Sees the journal's size now and then, and tells when it is full at that rate."""
+    """Samples the journal's size and extrapolates it."""
 
     def __init__(self, settings: JournalSettings) -> None:
         self._settings = settings
         self._samples: deque[tuple[float, int]] = deque()
 
     def sample(self, now: float, size_bytes: int) -> None:
-        """Note the journal's size at a time of a monotonic clock."""
+        """Add the journal's size at a time of a monotonic clock."""
         self._samples.append((now, size_bytes))
         while now - self._samples[0][0] > WINDOW_SECONDS:
             self._samples.popleft()
 
     def free_bytes(self) -> int:
-        """Return the bytes free on the journal's disk; 0 when nobody can tell."""
+        """Return the bytes free on the journal's disk; 0 when it cannot be read."""
         try:
-            return shutil.disk_usage(_nearest_existing_parent(self._settings.dir)).free
+            return shutil.disk_usage(nearest_existing_parent(self._settings.dir)).free
         except OSError:
             return 0
 
     def remaining_bytes(self) -> int:
-        """Return how much more the journal takes: what its own bound leaves, or the disk, whichever is less."""
+        """Return how many bytes the journal can still store: up to `max_bytes` or the disk's limit."""
         size = self._samples[-1][1] if self._samples else 0
         left = self._settings.max_bytes - size
         return max(0, min(left, self.free_bytes() - self._settings.min_free_bytes))
 
     def bytes_per_second(self) -> float:
-        """Return how fast the journal has grown lately; negative while it empties."""
-        if len(self._samples) < 2:  # noqa: PLR2004 - a rate is between two points
+        """Return the recent growth of the journal; negative while it drains."""
+        if len(self._samples) < 2:  # noqa: PLR2004 - a rate needs two points
             return 0.0
-        (began, at_first), (ended, at_last) = self._samples[0], self._samples[-1]
-        return 0.0 if ended - began < MIN_OBSERVATION_SECONDS else (at_last - at_first) / (ended - began)
+        (first_time, first_size), (last_time, last_size) = self._samples[0], self._samples[-1]
+        observed = last_time - first_time
+        return 0.0 if observed < MIN_OBSERVATION_SECONDS else (last_size - first_size) / observed
 
-    def seconds_until_full(self) -> float:
-        """Return when it is full at that rate; infinite while it does not fill."""
+    def time_to_full_seconds(self) -> float:
+        """Return when the journal is full at the recent growth; infinity while it does not grow."""
         rate = self.bytes_per_second()
         return self.remaining_bytes() / rate if rate > 0 else math.inf
 
 
-def _nearest_existing_parent(path: Path) -> Path:
+def nearest_existing_parent(path: Path) -> Path:
+    """Return `path`, or the closest directory above it that exists."""
     while not path.exists() and path != path.parent:
         path = path.parent
     return path

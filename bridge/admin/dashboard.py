@@ -1,15 +1,13 @@
-"""The page for people at the admin port's `/`: three files, and one stream of server-sent events that feeds them.
+"""The page for operators at the admin port's `/`: three static files, and one stream of server-sent events.
 
-Nothing is fetched from elsewhere and nothing runs inline (the Content-Security-Policy says so). What it shows is in
-`snapshot`: figures, the last few events by id, never a body or a secret.
+Nothing is loaded from elsewhere and nothing runs inline; the Content-Security-Policy enforces both. `snapshot` holds
+what the page shows: conditions, figures, the last events by id; never a body or a secret.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
-from collections.abc import Callable
 from http import HTTPStatus
 from importlib.resources import files
 from typing import Any
@@ -17,13 +15,14 @@ from typing import Any
 import orjson
 from aiohttp import web
 
+from bridge.admin.status import Status
 from bridge.config.settings import Settings
 from bridge.telemetry.metrics import Metrics
 from bridge.telemetry.recent_activity import RecentActivity
 
 PUSH_INTERVAL_SECONDS = 1.0
 MAX_VIEWERS = 20
-"""Pages that are fed at one time: watching must not cost deliveries."""
+"""Pages that are fed at the same time: watching must not slow deliveries down."""
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -36,16 +35,12 @@ _FILES = {
     "/page.css": ("page.css", "text/css"),
     "/page.js": ("page.js", "text/javascript"),
 }
-_LATENCY_METRICS = {"acknowledge": "bridge_ack_latency_seconds", "publish": "bridge_publish_latency_seconds"}
 
 
 class Page:
-    """Serves the page and its events."""
+    """Serves the page and the stream that feeds it."""
 
-    def __init__(
-        self, settings: Settings, metrics: Metrics, recent: RecentActivity, status: Callable[[], dict[str, Any]]
-    ) -> None:
-        """`status` tells what `/status` does."""
+    def __init__(self, settings: Settings, metrics: Metrics, recent: RecentActivity, status: Status) -> None:
         self._settings = settings
         self._metrics = metrics
         self._recent = recent
@@ -54,7 +49,7 @@ class Page:
         self._closing = asyncio.Event()
 
     def routes(self) -> list[web.RouteDef]:
-        """Return the routes of the page, its files and its events."""
+        """Return the routes of the page, its files and its stream."""
         return [*(web.get(path, self._file) for path in _FILES), web.get("/events", self._events)]
 
     def close(self) -> None:
@@ -68,15 +63,16 @@ class Page:
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         if self._viewers >= MAX_VIEWERS:
-            return web.Response(status=HTTPStatus.SERVICE_UNAVAILABLE, text=f"{MAX_VIEWERS} pages are open already\n")
+            text = f"{MAX_VIEWERS} pages are open already. Fix: close one.\n"
+            return web.Response(status=HTTPStatus.SERVICE_UNAVAILABLE, text=text)
         self._viewers += 1
         try:
             response = web.StreamResponse(headers=HEADERS | {"Content-Type": "text/event-stream"})
             await response.prepare(request)
-            configuration = orjson.dumps(self._settings.model_dump(mode="json"))
-            await response.write(b"event: configuration\ndata: " + configuration + b"\n\n")
+            await response.write(_event("configuration", self._settings.model_dump(mode="json")))
+            await response.write(_event("history", [point._asdict() for point in self._status.history.points]))
             while not self._closing.is_set():
-                await response.write(b"data: " + orjson.dumps(self.snapshot()) + b"\n\n")
+                await response.write(_event("message", self.snapshot()))
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._closing.wait(), PUSH_INTERVAL_SECONDS)
             return response
@@ -84,25 +80,16 @@ class Page:
             self._viewers -= 1
 
     def snapshot(self) -> dict[str, Any]:
-        """Return all that the page shows now."""
-        samples = [sample for family in self._metrics.registry.collect() for sample in family.samples]
-        answers = [each for each in samples if each.name == "bridge_http_requests_total"]
-        topics = {
-            each.labels["topic"]: each.value for each in samples if each.name == "bridge_kafka_records_published_total"
-        }
-        plain = {each.name: each.value for each in samples if not each.labels}
+        """Return everything that the page shows now."""
+        points = self._status.history.points
         return {
-            "uptime": time.monotonic(),
-            "status": self._status(),
-            "totals": {
-                "deliveries": sum(each.value for each in answers),
-                "acknowledged": sum(each.value for each in answers if each.labels["status"] == "200"),
-                "published": sum(topics.values()),
-            },
-            "timers": {
-                key: {end: plain.get(f"{name}_{end}", 0.0) for end in ("sum", "count")}
-                for key, name in _LATENCY_METRICS.items()
-            },
-            "topics": topics,
+            "status": self._status.to_json(),
+            "current": self._status.history.current(),
+            "point": points[-1]._asdict() if points else None,
+            "topics": self._metrics.totals().topics,
             "recent": self._recent.snapshot(),
         }
+
+
+def _event(name: str, data: Any) -> bytes:
+    return b"event: " + name.encode() + b"\ndata: " + orjson.dumps(data) + b"\n\n"

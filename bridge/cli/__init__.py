@@ -1,7 +1,7 @@
-"""The command line: one module for each command, imported only when that command is called.
+"""The command line: one module per command, imported only when that command runs.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 75 try again later (the journal is in use), 78 wrong configuration,
-130 interrupted.
+Exit codes: 0 success, 1 failure, 2 usage error, 75 temporary failure (another process holds the journal), 78 invalid
+configuration, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ COMMANDS = {
     "serve": "bridge.cli.serve",
     "dev": "bridge.cli.dev",
     "simulate": "bridge.cli.simulate",
+    "mock-gumlet": "bridge.cli.mock_gumlet",
     "topics": "bridge.cli.topics",
     "schemas": "bridge.cli.schemas",
     "dead-letter": "bridge.cli.dead_letter",
@@ -32,11 +33,11 @@ COMMANDS = {
     "config": "bridge.cli.config",
     "health": "bridge.cli.health",
 }
-"""Each command's module; it has a Typer `app`."""
+"""The module of each command; it has a Typer `app`."""
 
 
 class _Lazy(TyperGroup):
-    """The root: knows the names, imports a command when it is asked for."""
+    """The root group, which imports a command when it is used."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         del ctx
@@ -51,10 +52,22 @@ class _Lazy(TyperGroup):
         return command
 
 
-app = typer.Typer(cls=_Lazy, no_args_is_help=True, add_completion=False, rich_markup_mode="markdown")
+EPILOG = (
+    "Exit codes: 0 success, 1 failure or findings, 2 wrong usage, 75 another process holds the journal (try again "
+    "later), 78 invalid configuration, 130 interrupted. Settings come from BRIDGE_... variables or a --config file: "
+    "`gumlet-bridge config example` lists them."
+)
+
+app = typer.Typer(
+    cls=_Lazy,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    epilog=EPILOG,
+    pretty_exceptions_enable=False,  # its tracebacks show local variables, secrets included
+)
 
 
-def _version(asked: bool) -> None:  # noqa: FBT001 - Typer calls it so
+def _version(asked: bool) -> None:  # noqa: FBT001 - the signature of a Typer callback
     if asked:
         typer.echo(f"gumlet-bridge {version('gumlet-kafka-bridge')}")
         raise typer.Exit
@@ -65,14 +78,14 @@ def _root(
     *,
     _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
 ) -> None:
-    """Gumlet's webhooks on Kafka: acknowledged once durable, published once or more, never not at all.
+    """Publish Gumlet's webhooks to Kafka, at least once: a webhook is acknowledged when it is on disk.
 
-    Begin with `gumlet-bridge dev`: a broker, the bridge and a live view of every event, with nothing to install.
+    Start with `gumlet-bridge dev`: a broker, the bridge and a live view of every event, without further installation.
     """
 
 
 def main() -> None:
-    """Run the command line; a BridgeError ends it with its message and its exit code."""
+    """Run the command line; a BridgeError ends it with its messages and its exit code."""
     try:
         app()
     except BridgeError as error:
@@ -85,12 +98,14 @@ def main() -> None:
 
 
 def _flatten(group: BaseExceptionGroup[Any]) -> Any:
-    for each in group.exceptions:
-        yield from _flatten(each) if isinstance(each, BaseExceptionGroup) else [each]
+    for error in group.exceptions:
+        yield from _flatten(error) if isinstance(error, BaseExceptionGroup) else [error]
 
 
 def _print_errors(errors: list[BridgeError]) -> int:
+    from bridge.cli.output import printable  # noqa: PLC0415 - only needed here, and imports Rich
+
     for error in errors:
         for line in str(error).splitlines():
-            typer.echo(f"gumlet-bridge: {line}", err=True)
+            typer.echo(f"gumlet-bridge: {printable(line)}", err=True)
     return errors[0].exit_code

@@ -1,70 +1,123 @@
-"""`gumlet-bridge assets`: what Kafka knows about one asset."""
+"""`gumlet-bridge assets`: the events of one asset on Kafka."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bridge.cli.output import AsJson, ConfigFile, moment, piped, progress, show_rows, write_line
-from bridge.cli.tail import described
+from bridge.cli.output import AsJson, ConfigFile, echo, is_piped, make_app, parse_time, progress, show_rows, write_line
 from bridge.config import settings as config
+from bridge.contract.converters import rfc3339
 from bridge.contract.schemas import Contract
 from bridge.errors import BridgeError
-from bridge.operations.asset_timeline import tell
-from bridge.operations.topic_reader import reading
+from bridge.operations.asset_timeline import VIDEO, build_timeline
+from bridge.operations.record_view import record_to_dict
+from bridge.operations.topic_reader import open_reader
 
 if TYPE_CHECKING:
     from bridge.config.settings import Settings
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="What Kafka knows about an asset.")
+app = make_app("The events of one asset on Kafka.")
 
 
 @app.callback()
 def _group() -> None:
-    """Find out what Kafka knows about an asset."""
+    """Read the events of one asset from Kafka."""
 
 
 @app.command()
-def show(
-    asset_id: Annotated[str, typer.Argument(metavar="ID", help="The asset's id, 24 hexadecimal digits.")],
-    since: Annotated[str | None, typer.Option(help="Received then or later; sooner found: 7d, 2026-01-31.")] = None,
-    as_json: AsJson = False,  # noqa: FBT002
+def timeline(
+    asset_id: Annotated[str, typer.Argument(metavar="ID", help="Asset id: 24 hexadecimal digits.")],
+    *,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            help="Read from this time on: 7d, 2026-01-31. Later is faster.", show_default="the topics' retention"
+        ),
+    ] = None,
+    all_partitions: Annotated[
+        bool,
+        typer.Option(
+            "--all-partitions", help="Read every partition: needed when partitions were added since the asset's events."
+        ),
+    ] = False,
+    as_json: AsJson = False,
     config_file: ConfigFile = None,
 ) -> None:
-    """Tell an asset's story: each event, when it was received, which is a repeat, out of order or missing.
+    """Show an asset's events in order of receipt, with duplicates, disorder and gaps marked.
 
-    Reads every partition of the contract's topics, because a topic that grew has an asset on several.
-    Ends with 1 when an event is missing, or nothing is known.
+    Reads, of each topic of the contract, the partition that holds the asset's key. Changes nothing. Exit code 1: an
+    event is missing, or Kafka has no event of the asset.
 
-    Example: `gumlet-bridge assets show 5fd088e0a47da8246f1fb756 --since 7d`
+    Examples:
+    - `gumlet-bridge assets timeline 5fd088e0a47da8246f1fb756 --since 7d`
+
+    - `gumlet-bridge assets timeline 5fd088e0a47da8246f1fb756 --json | jq -r 'select(.note == "missing") | .type'`
     """
-    lines = asyncio.run(_find(config.load(config_file), asset_id, moment(since) if since else None))
+    settings = config.load(config_file)
+    contract = Contract.load(settings.topics.prefix)
+    since_ms = parse_time(since) if since else int(time.time() * 1000) - _longest_retention_ms(contract)
+    lines = asyncio.run(_find(settings, contract, asset_id, since_ms, all_partitions=all_partitions))
     if not lines:
         raise BridgeError(
-            f"{asset_id}: Kafka has no event of it. Fix: an earlier --since; an event older than its topic's "
-            "retention is gone, and one that never came is published by `gumlet-bridge reconcile`."
+            f"Kafka has no event of asset {asset_id}. Fix: an earlier --since, --all-partitions if partitions were "
+            "added, or `gumlet-bridge reconcile` if it was never delivered. Events older than their topic's retention "
+            "are deleted."
         )
-    story, missing = tell(lines)
-    show_rows(story, ("received_at", "type", "topic", "partition", "offset", "note"), as_json=as_json, title=asset_id)
+    events, missing = build_timeline(lines)
+    if as_json or is_piped():
+        rows = events
+    else:
+        rows = [
+            event | {"type": event["type"].removeprefix(VIDEO), "offset": f"{event['partition']}/{event['offset']}"}
+            for event in events
+        ]
+    show_rows(rows, ("received_at", "type", "offset", "note"), as_json=as_json, title=asset_id)
+    expired = {name for name in missing if _may_have_expired(lines, _retention_ms(contract, name))}
     for event_type in missing:
-        if as_json or piped():
-            write_line({"asset_id": asset_id, "type": event_type, "note": "missing"})
+        note = "expired" if event_type in expired else "missing"
+        if as_json or is_piped():
+            write_line({"asset_id": asset_id, "type": event_type, "note": note})
+        elif note == "expired":
+            echo(f"{event_type}: not on Kafka; the asset is older than its topic's retention.", style="dim")
         else:
-            typer.secho(f"{event_type} is missing: it never came, or is older than its topic keeps.", fg="yellow")
-    if missing:
+            echo(f"{event_type}: missing. Publish final states again with `gumlet-bridge reconcile`.", style="yellow")
+    if set(missing) - expired:
         raise typer.Exit(1)
 
 
-async def _find(settings: Settings, asset_id: str, since: int | None) -> list[dict[str, Any]]:
-    topics = {topic.name for topic in Contract.load(settings.topics.prefix).topics.values()}
+def _retention_ms(contract: Contract, event_type: str) -> int:
+    return int(contract.topics[event_type].config.get("retention.ms", "-1"))
+
+
+def _longest_retention_ms(contract: Contract) -> int:
+    """Return the longest retention of the contract's topics; all time when a topic keeps its records for good."""
+    retentions = [_retention_ms(contract, event_type) for event_type in contract.topics]
+    return int(time.time() * 1000) if min(retentions) < 0 else max(retentions)
+
+
+def _may_have_expired(lines: list[dict[str, Any]], retention_ms: int) -> bool:
+    """Return whether the asset is older than a retention, so that its first events may be deleted."""
+    first = min(line["received_at"] for line in lines)
+    for line in lines:
+        created = line["event"].get("created_at") if isinstance(line["event"], dict) else None
+        first = min(first, created) if isinstance(created, str) else first
+    return retention_ms >= 0 and first < rfc3339(int(time.time() * 1000) - retention_ms)
+
+
+async def _find(
+    settings: Settings, contract: Contract, asset_id: str, since_ms: int, *, all_partitions: bool
+) -> list[dict[str, Any]]:
+    topics = {topic.name for topic in contract.topics.values()}
     key = asset_id.encode()
     found = []
-    async with reading(settings.kafka, topics) as reader:
-        with progress("records read", await reader.count()) as move_on:
-            async for record in reader.records("beginning" if since is None else since):
-                move_on(1)
+    async with open_reader(settings.kafka, topics, None if all_partitions else key) as reader:
+        with progress("records read", await reader.count()) as advance:
+            async for record in reader.records(since_ms):
+                advance(1)
                 if record.key == key:
-                    found.append(described(record))
+                    found.append(record_to_dict(record))
     return found

@@ -1,45 +1,56 @@
-"""`gumlet-bridge config`: what can be set, what is set, and whether it is right."""
+"""`gumlet-bridge config`: shows the effective configuration, checks it, and prints an example file."""
 
 from __future__ import annotations
 
 import typer
 
-from bridge.cli.output import ConfigFile
+from bridge.cli.output import ConfigFile, echo, make_app
 from bridge.config import settings as config
-from bridge.config.rendering import as_toml, example
+from bridge.config.rendering import render_example_toml, render_toml
 from bridge.contract.normalizer import Normalizer
 from bridge.contract.schemas import Contract
 from bridge.ingress.tokens import Tokens
 from bridge.kafka.client import client_options
-from bridge.publisher.registry_encoder import producer_factory
+from bridge.publisher.registry_encoder import create_encoder
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="The configuration: show, check, example.")
+app = make_app("The configuration: show, check, example.")
 
 
 @app.command()
 def show(config_file: ConfigFile = None) -> None:
-    """Print what is in force, from all sources together, as a TOML file. Secrets are asterisks."""
-    typer.echo(as_toml(config.load(config_file)), nl=False)
+    """Print the effective configuration from the environment and the file, as TOML, with secrets masked.
+
+    Example: `gumlet-bridge config show --config bridge.toml`
+    """
+    typer.echo(render_toml(config.load(config_file)), nl=False)
 
 
 @app.command()
 def check(config_file: ConfigFile = None) -> None:
-    """Check everything that `gumlet-bridge serve` checks before it starts; exit with 78 and each mistake with its fix."""
+    """Check everything that `gumlet-bridge serve` checks before it starts. Connects to nothing, changes nothing.
+
+    Prints one line for each mistake, with its fix, and ends with exit code 78.
+
+    Example: `gumlet-bridge config check && gumlet-bridge topics apply --yes && gumlet-bridge serve`
+    """
     settings = config.load(config_file, serving=True)
     Tokens.from_settings(settings)
     client_options(settings.kafka)
     contract = Contract.load(settings.topics.prefix)
     Normalizer(contract)
-    producer_factory(settings.registry, contract)
-    typer.echo("The configuration is right.")
+    create_encoder(settings.registry, contract)
+    echo("Configuration OK.")
 
 
 @app.command("example")
 def show_example() -> None:
-    """Print a TOML file with every setting, its meaning and its default: `gumlet-bridge config example > bridge.toml`."""
+    """Print a TOML file with every setting, its meaning and its default.
+
+    Example: `gumlet-bridge config example > bridge.toml`
+    """
     typer.echo(
-        "# Every setting, at its default. Remove the # to change one.\n"
-        "# The environment has the same names: [journal] max_bytes is BRIDGE_JOURNAL_MAX_BYTES.\n\n"
-        + example(config.Settings),
+        "# Every setting with its default. Uncomment a line to change it.\n"
+        "# Environment variables have the same names: [journal] max_bytes is BRIDGE_JOURNAL_MAX_BYTES.\n\n"
+        + render_example_toml(config.Settings),
         nl=False,
     )

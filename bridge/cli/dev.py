@@ -1,8 +1,7 @@
-"""`gumlet-bridge dev`: the whole way from webhook to topic in one process, with nothing to install.
+"""`gumlet-bridge dev`: broker, bridge and a live view of every event in one process, without further installation.
 
-The daemon is the one that `gumlet-bridge serve` runs; the broker is librdkafka's embedded one, gone with the process.
-A consumer prints each event as it reaches its topic. A Kafka that the configuration names is not used unless
-`--kafka` says so: trying something out must not publish to it.
+The daemon is the one of `gumlet-bridge serve`. The broker is librdkafka's embedded broker, whose data ends with the
+process. A configured Kafka is used only with `--kafka`, so that a trial does not publish to it.
 """
 
 from __future__ import annotations
@@ -14,12 +13,10 @@ import shutil
 import signal
 import sys
 from contextlib import asynccontextmanager, contextmanager, suppress
-from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
-import orjson
 import typer
 import uvloop
 from aiokafka import AIOKafkaConsumer
@@ -28,34 +25,31 @@ from rich.console import Console
 from rich.text import Text
 
 from bridge import daemon
-from bridge.cli.output import ConfigFile, printable
+from bridge.cli.output import ConfigFile, event_line, make_app
 from bridge.config import settings as config
 from bridge.contract.schemas import Contract, schemas_directory
 from bridge.devtools.embedded_broker import EmbeddedBroker
-from bridge.devtools.load_generator import TOKEN_HEADER
 from bridge.errors import BridgeError
 from bridge.kafka.client import client_options
-from bridge.kafka.wire_format import unframed
+from bridge.kafka.wire_format import strip_schema_id
+from bridge.operations.record_view import record_to_dict
 from bridge.telemetry import logging as log
+from bridge.webhook import TOKEN_HEADER, WEBHOOK_PATH
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from aiokafka import ConsumerRecord
-
     from bridge.config.settings import Settings
     from bridge.daemon import Addresses
 
-TOKEN = "dev"  # noqa: S105 - the token of a bridge that only this machine reaches
+TOKEN = "dev"  # noqa: S105 - for a bridge that listens on the loopback interface only
 LISTEN = "127.0.0.1:8080"
-"""Where to listen unless configured: a bridge whose token everybody knows is not for the network."""
+"""Default address: a bridge with a well-known token must not be reachable from the network."""
 EXAMPLE = Path("examples/video.status.ready/full.in.json")
 TOPICS_SECONDS = 10.0
-"""How long to wait for the daemon to create what is missing on a Kafka given by `--kafka`."""
+"""Longest wait for the daemon to create its topics on a Kafka given by `--kafka`."""
 
-app = typer.Typer(rich_markup_mode="markdown")
-
-_STYLES = {"dead-letter": "red", "unrecognized": "yellow", "errored": "red", "ready": "green"}
+app = make_app()
 
 
 @app.command()
@@ -63,24 +57,24 @@ def dev(
     config_file: ConfigFile = None,
     kafka: Annotated[
         str | None,
-        typer.Option(metavar="HOST:PORT", help="Use this Kafka in place of the embedded broker.", show_default=False),
+        typer.Option(metavar="HOST:PORT", help="Use this Kafka instead of the embedded broker.", show_default=False),
     ] = None,
     listen: Annotated[
         str | None,
-        typer.Option(metavar="HOST:PORT", help="Where to take webhooks. Port 0: any free one.", show_default=LISTEN),
+        typer.Option(metavar="HOST:PORT", help="Address for webhooks. Port 0: any free port.", show_default=LISTEN),
     ] = None,
 ) -> None:
-    """Run the bridge with a broker of its own, and print each event as it reaches its topic.
+    """Run the bridge with an embedded broker, and print each event as it reaches its topic.
 
-    Nothing to install, nothing left behind: broker and journal end with Ctrl-C. Post the example that the
-    first lines show, or let `gumlet-bridge simulate` play Gumlet from a second terminal.
+    Broker and journal are temporary and end with Ctrl-C. Send the example that the first lines show, or run
+    `gumlet-bridge simulate` in a second terminal. Events are not kept: not for production.
 
     Examples:
-    `gumlet-bridge dev`
+    - `gumlet-bridge dev`
 
-    `gumlet-bridge dev --listen 127.0.0.1:9000`
+    - `gumlet-bridge dev --listen 127.0.0.1:9000`
 
-    `gumlet-bridge dev --kafka localhost:9092`
+    - `gumlet-bridge dev --kafka localhost:9092`
     """
     with _broker(kafka) as bootstrap_servers, TemporaryDirectory(prefix="bridge-dev-") as directory:
         settings = _settings(config_file, bootstrap_servers, listen, Path(directory), embedded=kafka is None)
@@ -100,12 +94,12 @@ def _broker(kafka: str | None) -> Iterator[str]:
 def _settings(
     config_file: Path | None, bootstrap_servers: str, listen: str | None, directory: Path, *, embedded: bool
 ) -> Settings:
-    """Return what is configured, with what suits a trial wherever nothing is."""
+    """Return the configured settings, with defaults for a trial where nothing is configured."""
     configured = config.load(config_file)
     overrides: dict[str, Any] = {"kafka": {"bootstrap_servers": bootstrap_servers}}
     if embedded:
         overrides["kafka"]["security_protocol"] = "PLAINTEXT"
-        overrides["topics"] = {"provision": "off"}  # it has no admin API, and makes a topic when one is asked for
+        overrides["topics"] = {"provision": "create"}
     if listen is not None:
         overrides["listen"] = listen
     elif "listen" not in configured.model_fields_set:
@@ -120,7 +114,7 @@ def _settings(
 
 
 async def _run(settings: Settings, *, embedded: bool) -> None:
-    """Run until SIGINT or SIGTERM: the daemon drains, and what it drained is printed too."""
+    """Run until SIGINT or SIGTERM; events that the daemon drains at the end are printed too."""
     console = Console(highlight=False)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -139,12 +133,12 @@ async def _run(settings: Settings, *, embedded: bool) -> None:
 
 @asynccontextmanager
 async def _consumer(settings: Settings, *, embedded: bool) -> AsyncIterator[AIOKafkaConsumer]:
-    """Yield a consumer of every topic of the contract that begins with what is published from now on."""
+    """Yield a consumer of every topic of the contract that starts with the next event."""
     options = client_options(settings.kafka)
     topics = {topic.name for topic in Contract.load(settings.topics.prefix).topics.values()}
     if not embedded:
         topics = await _existing(topics, options)
-    # No group: nothing is left behind on a Kafka that others share.
+    # No group: nothing is left on a shared Kafka.
     consumer = AIOKafkaConsumer(*topics, auto_offset_reset="earliest", fetch_max_wait_ms=50, **options)
     try:
         await consumer.start()
@@ -156,9 +150,9 @@ async def _consumer(settings: Settings, *, embedded: bool) -> AsyncIterator[AIOK
 
 
 async def _existing(wanted: set[str], options: dict[str, Any]) -> set[str]:
-    """Wait for the daemon to create its topics, and return those that are there.
+    """Wait for the daemon to create its topics, and return those that exist.
 
-    A consumer that asked for a missing topic first would have Kafka make it in its own way.
+    A consumer that subscribed to a missing topic first could make Kafka auto-create it.
     """
     lister = AIOKafkaConsumer(**options)
     try:
@@ -171,65 +165,36 @@ async def _existing(wanted: set[str], options: dict[str, Any]) -> set[str]:
                     there = wanted & await lister.topics()
     except KafkaConnectionError as error:
         raise BridgeError(
-            f"no Kafka at {', '.join(options['bootstrap_servers'])}. "
-            "Fix: start it, or leave out --kafka for the embedded broker."
+            f"No Kafka at {', '.join(options['bootstrap_servers'])}. "
+            "Fix: start it, or omit --kafka to use the embedded broker."
         ) from error
     finally:
         await lister.stop()
     if not there:
-        raise BridgeError("Kafka has none of the bridge's topics. Fix: BRIDGE_TOPICS_PROVISION=create")
+        raise BridgeError("The bridge's topics do not exist on Kafka. Fix: BRIDGE_TOPICS_PROVISION=create")
     return there
 
 
 async def _print(consumer: AIOKafkaConsumer, console: Console) -> None:
     async for record in consumer:
-        console.print(event_line(unframed(record)), soft_wrap=True)
-
-
-def event_line(record: ConsumerRecord) -> Text:
-    """Return one line about an event: when it was received, where it is, its key, what it says."""
-    kind = record.topic.rpartition(".")[2]
-    key = record.key.decode(errors="replace") if record.key else "-"
-    time = datetime.fromtimestamp(record.timestamp / 1000).astimezone()
-    return Text.assemble(
-        (f"{time:%H:%M:%S}.{time.microsecond // 1000:03}", "dim"),
-        ("  ", ""),
-        (record.topic, _STYLES.get(kind, "cyan")),
-        (f"  {record.partition}/{record.offset}", "dim"),
-        (f"  {printable(key)}  ", "bold"),
-        (printable(_summary(record.value)), ""),
-    )
-
-
-def _summary(value: bytes) -> str:
-    record = orjson.loads(value)
-    if "body_base64" in record:
-        return f"{record['reason']} {record.get('pointer', '')}: {record['detail']}"
-    if "event" in record:
-        return orjson.dumps(record["event"]).decode()[:100]
-    said = [record.get("status"), record.get("title")]
-    if "progress_percent" in record:
-        said.insert(1, f"{record['progress_percent']}%")
-    problems = [record["error"]] if "error" in record else record.get("warnings", [])
-    said += [problem.get("code") or problem.get("message") for problem in problems]
-    return "  ".join(str(each) for each in said if each)
+        console.print(event_line(record_to_dict(strip_schema_id(record))), soft_wrap=True)
 
 
 def _first_screen(settings: Settings, addresses: Addresses, *, embedded: bool) -> Text:
     public = addresses.public.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
-    url = f"{public}/webhooks/gumlet"
+    url = f"{public}{WEBHOOK_PATH}"
     example = schemas_directory() / EXAMPLE
     if example.is_relative_to(Path.cwd()):
         example = example.relative_to(Path.cwd())
     configured = bool(settings.tokens_file) or [each.get_secret_value() for each in settings.token_list] != [TOKEN]
     if not (settings.token_list or settings.tokens_file):
-        token, shown = None, "none asked for"
+        token, shown = None, "not required"
     elif configured:
-        token, shown = '"$TOKEN"', "as configured: set TOKEN to it for the lines below"
+        token, shown = '"$TOKEN"', "as configured: set TOKEN to it for the commands below"
     else:
         token, shown = TOKEN, TOKEN
     header = f" -H {TOKEN_HEADER}:{token}" if token else ""
-    # As it was called: after `make run` it is not on the PATH, where iproute2 has another `bridge`.
+    # After `make run` the command is not on the PATH: show it as it was called.
     found = shutil.which("gumlet-bridge")
     on_path = found is not None and Path(found).samefile(sys.argv[0])
     command = "gumlet-bridge" if on_path else os.path.relpath(sys.argv[0])

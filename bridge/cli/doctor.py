@@ -11,32 +11,32 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import typer
 from aiokafka.errors import KafkaError
-from yarl import URL
 
 from bridge.cli.journal_drain import damaged
-from bridge.cli.output import AsJson, ConfigFile, show_rows
+from bridge.cli.output import AsJson, ConfigFile, echo, make_app, show_rows
 from bridge.config import settings as config
 from bridge.contract.normalizer import Normalizer
 from bridge.contract.schemas import Contract
 from bridge.errors import BridgeError, ConfigError
 from bridge.ingress.tokens import Tokens
-from bridge.kafka.client import admin_client, client_options
+from bridge.kafka.client import client_options
+from bridge.kafka.connection import kafka_client
 from bridge.kafka.schema_registry import registry, subject_name
-from bridge.kafka.topics import survey
+from bridge.kafka.topics import diff_topics
 from bridge.operations.gumlet_api import GumletApi, Webhook, gumlet_api
 from bridge.operations.journal_reader import viewing
-from bridge.operations.topic_reader import reading
+from bridge.operations.topic_reader import open_reader
 from bridge.queue.journal_file import FILE_NAME
+from bridge.webhook import WEBHOOK_PATH, is_same_url, source_in_url, url_error
 
 if TYPE_CHECKING:
     from bridge.config.settings import Settings
 
-PATH = "/webhooks/gumlet"
 DAY_MS = 86_400_000
 CLOCK_SECONDS = 30.0
 """How far the clock may be off: it is the time of every record."""
 
-app = typer.Typer(rich_markup_mode="markdown")
+app = make_app()
 
 
 class Finding(NamedTuple):
@@ -141,14 +141,14 @@ async def _kafka(settings: Settings, contract: Contract) -> list[Finding]:
     """Reach Kafka as a consumer does, then compare its topics with the contract."""
     names = {topic.name for topic in contract.topics.values()}
     try:
-        async with reading(settings.kafka, names) as reader:
+        async with open_reader(settings.kafka, names) as reader:
             there = len(reader.topics)
     except BridgeError as error:
         return [_failed("kafka", error, "")]
     findings = [Finding("kafka", "ok", f"{settings.kafka.bootstrap_servers} answers")]
     try:
-        async with admin_client(settings.kafka) as admin:
-            differences = await survey(admin, contract, settings.topics)
+        async with kafka_client(settings.kafka) as client:
+            differences = (await diff_topics(client, contract, settings)).differences
     except (KafkaError, TimeoutError, OSError) as error:
         told = f"{there} of {len(names)} are there; Kafka does not say more: {error or type(error).__name__}"
         return [
@@ -158,7 +158,7 @@ async def _kafka(settings: Settings, contract: Contract) -> list[Finding]:
     if not differences:
         return [*findings, Finding("topics", "ok", f"all {len(names)} are as the contract says")]
     return findings + [
-        Finding("topics", "failed", f"{each.topic}: {each.subject} is {each.found}, not {each.wanted}", each.fix)
+        Finding("topics", "failed", f"{each.topic}: {each.subject} is {each.actual}, not {each.desired}", each.fix)
         for each in differences
     ]
 
@@ -183,11 +183,20 @@ async def _gumlet(settings: Settings, url: str | None) -> list[Finding]:
     if settings.gumlet.api_key is None:
         return [Finding("gumlet", "not checked", "no API key", "BRIDGE_GUMLET_API_KEY")]
     try:
-        async with gumlet_api(settings.gumlet, lambda words: typer.echo(words, err=True)) as api:
+        async with gumlet_api(settings.gumlet, echo) as api:
             webhooks = await api.webhooks()
-            here = [each for each in webhooks if (each.url == url if url else PATH in URL(each.url).path)]
+            here = [
+                each
+                for each in webhooks
+                if (is_same_url(each.url, url) if url else source_in_url(each.url) is not None)
+            ]
             findings = [_clock(api.clock_skew_seconds)]
+            if url and not here and (problem := url_error(url, settings.allowed_sources)):
+                findings.append(Finding("webhook", "failed", problem, "--url"))
             for webhook in here:
+                if problem := url_error(webhook.url, settings.allowed_sources):
+                    fix = f"`gumlet-bridge webhooks update {webhook.id} --url`"
+                    findings.append(Finding(f"webhook {webhook.id}", "failed", problem, fix))
                 findings += [_token(settings, webhook), await _deliveries(api, webhook)]
     except BridgeError as error:
         return [_failed("gumlet", error, "")]
@@ -196,8 +205,8 @@ async def _gumlet(settings: Settings, url: str | None) -> list[Finding]:
             Finding(
                 "webhook",
                 "failed",
-                f"none of {len(webhooks)} points to {url or PATH}",
-                "`gumlet-bridge webhooks subscribe`",
+                f"none of {len(webhooks)} points to {url or WEBHOOK_PATH}",
+                "`gumlet-bridge webhooks create`",
             )
         )
     return findings

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import orjson
 import typer
 
-from bridge.cli.filters import AssetId, DeliveryFilter, EventType, Reason, Since, Until, chosen
+from bridge.cli.filters import DeliveryFilter, with_filter_options
 from bridge.cli.journal_drain import Directory, damaged, drain
 from bridge.cli.output import AsJson, ConfigFile, Output, export_lines, progress, show_rows
 from bridge.config import settings as config
@@ -20,11 +20,12 @@ from bridge.contract.normalizer import Normalizer
 from bridge.contract.schemas import DEAD_LETTER, Contract
 from bridge.errors import BridgeError
 from bridge.event import Delivery, Event
-from bridge.operations.dead_letters import readable
+from bridge.operations.dead_letters import decode_body
 from bridge.operations.journal_reader import Held, viewing
 from bridge.operations.journal_salvage import Salvage
 from bridge.operations.journal_salvage import salvage as read_damaged
-from bridge.queue.journal_file import FILE_NAME, Group, JournalFile, lock, pack
+from bridge.queue.interface import Group
+from bridge.queue.journal_file import FILE_NAME, JournalFile, lock, pack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,14 +45,12 @@ app.command()(drain)
 
 
 @app.command("list")
-def list_(  # noqa: PLR0913, PLR0917 - one parameter for each option
+@with_filter_options
+def list_(
+    *,
+    wanted: DeliveryFilter,
     directory: Directory = None,
-    since: Since = None,
-    until: Until = None,
-    event_type: EventType = None,
-    asset: AssetId = None,
-    reason: Reason = None,
-    as_json: AsJson = False,  # noqa: FBT002
+    as_json: AsJson = False,
     config_file: ConfigFile = None,
 ) -> None:
     """List the deliveries that wait, without their bodies, and the files that were set aside as damaged.
@@ -68,9 +67,16 @@ def list_(  # noqa: PLR0913, PLR0917 - one parameter for each option
     where = directory or settings.journal.dir
     for path in damaged(where):
         _tell(path, _read(path))
-    lines = _lines(settings, where, chosen(since, until, event_type, asset, reason))
+    lines = _lines(settings, where, wanted)
     columns = ("place", "received_at", "source", "topic", "asset_id", "reason", "parked")
-    show_rows((about for about, _ in lines), columns, as_json=as_json)
+    show_rows(
+        (about for about, _ in lines),
+        columns,
+        as_json=as_json,
+        empty="Nothing is pending: everything is on Kafka."
+        if wanted == DeliveryFilter()
+        else "No pending deliveries match these filters.",
+    )
 
 
 @app.command()
@@ -87,7 +93,7 @@ def show(
     found = False
     for about, delivery in _lines(settings, directory or settings.journal.dir, DeliveryFilter(event_id=event_id)):
         found = True
-        typer.echo(orjson.dumps(about | readable(delivery.body), option=orjson.OPT_INDENT_2).decode())
+        typer.echo(orjson.dumps(about | decode_body(delivery.body), option=orjson.OPT_INDENT_2).decode())
     if not found:
         raise BridgeError(
             f"{event_id}: no such delivery waits. Fix: take an id or a place from `gumlet-bridge journal list`; what has left "
@@ -96,14 +102,12 @@ def show(
 
 
 @app.command()
-def export(  # noqa: PLR0913, PLR0917 - one parameter for each option
+@with_filter_options
+def export(
+    *,
+    wanted: DeliveryFilter,
     output: Output = None,
     directory: Directory = None,
-    since: Since = None,
-    until: Until = None,
-    event_type: EventType = None,
-    asset: AssetId = None,
-    reason: Reason = None,
     config_file: ConfigFile = None,
 ) -> None:
     """Write the deliveries that wait as JSON lines: what `list` says of each, and its `body`.
@@ -114,8 +118,8 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter for each option
     Example: `gumlet-bridge journal export --dir /var/lib/bridge -o waiting.jsonl`
     """
     settings = config.load(config_file)
-    lines = _lines(settings, directory or settings.journal.dir, chosen(since, until, event_type, asset, reason))
-    export_lines((about | readable(delivery.body) for about, delivery in lines), output, "deliveries")
+    lines = _lines(settings, directory or settings.journal.dir, wanted)
+    export_lines((about | decode_body(delivery.body) for about, delivery in lines), output, "deliveries")
 
 
 @app.command()
@@ -156,7 +160,7 @@ def _lines(settings: Settings, directory: Path, wanted: DeliveryFilter) -> Itera
             for held in view.held():
                 move_on(1)
                 about = _about(held, normalizer.event(held.delivery))
-                if wanted.takes(held.delivery.received_ms, about, (about["place"], about["id"])):
+                if wanted.matches(held.delivery.received_ms, about, (about["place"], about["id"])):
                     yield about, held.delivery
         for fault in view.faults:
             typer.echo(f"bridge: {fault}", err=True)

@@ -16,10 +16,10 @@ from bridge.contract.normalizer import Normalizer
 from bridge.contract.schemas import Contract
 from bridge.errors import BridgeError
 from bridge.kafka.client import client_options
-from bridge.kafka.provision import provision
+from bridge.kafka.provisioning import TopicProvisioner
 from bridge.operations.journal_reader import journal_path, viewing
 from bridge.publisher.publisher import Publisher
-from bridge.publisher.registry_encoder import producer_factory
+from bridge.publisher.registry_encoder import create_encoder
 from bridge.queue.journal import Journal
 from bridge.queue.journal_file import FILE_NAME
 from bridge.telemetry import logging as log
@@ -115,8 +115,8 @@ async def _drain(settings: Settings, contract: Contract, patience: float) -> tup
             Normalizer(contract),
             settings.kafka,
             metrics,
-            provision=lambda: provision(settings, contract),
-            make_sender=producer_factory(settings.registry, contract),
+            provision=TopicProvisioner(settings, contract).ensure_topics,
+            encoder=create_encoder(settings.registry, contract),
         )
         left = journal.depth
         with progress("deliveries published", left) as move_on:
@@ -127,13 +127,7 @@ async def _drain(settings: Settings, contract: Contract, patience: float) -> tup
                     if journal.depth < left:
                         move_on(left - journal.depth)
                         left, deadline = journal.depth, time.monotonic() + patience
-        counts = Counter(
-            {
-                sample.labels["topic"]: int(sample.value)
-                for sample in next(iter(metrics.records.collect())).samples
-                if sample.name == "bridge_kafka_records_published_total"
-            }
-        )
+        counts = publisher.summary.published
         if not left:
             return counts, ""
         if not publisher.connected:

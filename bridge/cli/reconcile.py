@@ -1,214 +1,201 @@
-"""`gumlet-bridge reconcile`: publish what never came, from what Gumlet's API still knows."""
+"""`gumlet-bridge reconcile`: publishes events that Gumlet failed to deliver, from the current state of its API."""
 
 from __future__ import annotations
 
 import asyncio
-import time
-from pathlib import Path
+from collections import Counter
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from yarl import URL
 
-from bridge.cli.output import AsJson, ConfigFile, moment, piped, progress, show_rows
+from bridge.cli.output import (
+    AsJson,
+    ConfigFile,
+    DryRun,
+    Yes,
+    confirm,
+    echo,
+    is_piped,
+    make_app,
+    parse_time,
+    progress,
+    show_rows,
+)
 from bridge.config import settings as config
 from bridge.contract.normalizer import Normalizer
 from bridge.contract.schemas import Contract
 from bridge.errors import BridgeError
 from bridge.operations.gumlet_api import GumletApi, Webhook, gumlet_api
-from bridge.operations.one_shot_producer import send_all, sender_of
-from bridge.operations.reconcile_state import Checkpoint, State
+from bridge.operations.one_shot_producer import open_producer, send_all
 from bridge.operations.reconciliation import (
-    Missing,
+    MissingEvent,
     PublishedIndex,
+    build_event,
     find_in_asset_lists,
     find_in_history,
-    in_order,
-    made,
+    sort_by_finality,
 )
-from bridge.operations.topic_reader import reading
-from bridge.publisher.producer import OutgoingEvent
+from bridge.operations.topic_reader import open_reader
+from bridge.webhook import DEFAULT_SOURCE, WEBHOOK_PATH, source_in_url
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Sequence
 
     from bridge.config.settings import Settings
+    from bridge.event import Delivery, Event
 
-PATH = "/webhooks/gumlet"
-COLUMNS = ("asset_id", "type", "because", "outcome")
-UNKNOWABLE = "unknowable: the state is gone"
+COLUMNS = ("asset_id", "type", "reason", "outcome")
+UNRECOVERABLE = "unrecoverable: the asset is no longer in that state"
 CHUNK = 50
+"""Events per send."""
 
-app = typer.Typer(rich_markup_mode="markdown")
+app = make_app()
 
 
 @app.command()
-def reconcile(  # noqa: PLR0913, PLR0917 - one parameter for each option
+def reconcile(  # noqa: PLR0913 - one parameter for each option
+    *,
     webhook: Annotated[
-        list[str] | None, typer.Option(help="Id of a webhook at Gumlet; otherwise all whose URL is a bridge's.")
+        list[str] | None, typer.Option(help="Id of a webhook at Gumlet. Default: every webhook with a bridge's URL.")
     ] = None,
-    since: Annotated[str, typer.Option(help="Look at events and assets from then on: 2d, 7d, 2026-01-31.")] = "7d",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what is missing; publish nothing.")] = False,  # noqa: FBT002
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,  # noqa: FBT002
-    state: Annotated[
-        Path | None,
-        typer.Option(dir_okay=False, help="File that remembers how far it came; removed once it is through."),
-    ] = None,
-    as_json: AsJson = False,  # noqa: FBT002
+    since: Annotated[str, typer.Option(help="Compare events and assets from then on: 2d, 7d, 2026-01-31.")] = "7d",
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    as_json: AsJson = False,
     config_file: ConfigFile = None,
 ) -> None:
-    """Publish the events that never came: after an outage of more than Gumlet's 24 hours, or on a schedule.
+    """Publish events that Gumlet never delivered, after an outage of more than its 24 hours of retries.
 
-    Compares the webhook's history and the asset lists with Kafka. What is missing of an asset's final state (ready,
-    errored, deleted, repackaged) is published from what the API says of the asset now, with the header `ce_origin:
-    reconciliation` and an id of its own that is the same at every run: a second run publishes nothing new. An
-    intermediate state is gone; it is only reported. Keep --since within what the topics keep, or what Kafka has
-    forgotten is published again.
+    Compares the webhooks' history and the asset lists of Gumlet's API with Kafka. A missing final state (ready,
+    errored, deleted, repackaged) is published from the asset's current state, with the header `ce_origin:
+    reconciliation` and an id that is the same in every run. Intermediate states are only reported.
 
-    An interrupted run is resumed by running it again. With --state it does not ask Gumlet again what it asked already,
-    which counts where the 1,000 requests an hour are the limit; a file older than a day is not gone on from. Without,
-    it begins anew. Either way nothing is published twice.
-
-    Ends with 1 when something could not be published.
+    A second run publishes nothing twice, so after an interruption run it again. Keep --since within the topics'
+    retention: events that Kafka has deleted would be published again. Gumlet allows 1,000 requests an hour; the command
+    waits when they are used up. Exit code 1: something could not be published.
 
     Examples:
-    `gumlet-bridge reconcile --dry-run`
+    - `gumlet-bridge reconcile --dry-run`
 
-    `gumlet-bridge reconcile --since 3d --yes --state /var/lib/bridge/reconcile.json` (in a CronJob)
+    - `gumlet-bridge reconcile --since 3d --yes` (in a scheduled job)
     """
     settings = config.load(config_file)
-    checkpoint = Checkpoint(None if dry_run else state)
-    rows, failed = asyncio.run(_reconcile(settings, webhook or [], moment(since), checkpoint, dry_run=dry_run, yes=yes))
-    if dry_run or as_json or piped():
-        show_rows(rows, COLUMNS, as_json=as_json, title="never came")
-    if failed:
+    since_ms = parse_time(since)
+    rows = asyncio.run(_reconcile(settings, webhook or [], since_ms, dry_run=dry_run, yes=yes))
+    if as_json or is_piped():
+        show_rows(rows, COLUMNS, as_json=True)
+    else:
+        recoverable = [row for row in rows if row["outcome"] != UNRECOVERABLE]
+        show_rows(
+            recoverable, COLUMNS, as_json=False, empty="No recoverable event is missing: Kafka has every final state."
+        )
+    if _summarize(rows):
         raise typer.Exit(1)
 
 
-async def _reconcile(  # noqa: PLR0913 - where, what, since when, and how
-    settings: Settings, ids: list[str], since_ms: int, checkpoint: Checkpoint, *, dry_run: bool, yes: bool
-) -> tuple[list[dict[str, Any]], int]:
+def _summarize(rows: list[dict[str, Any]]) -> int:
+    """Print the totals, the last lines that a user sees; return the number of failures."""
+    lost = Counter(row["type"] for row in rows if row["outcome"] == UNRECOVERABLE)
+    if lost:
+        types = ", ".join(f"{count} {event_type}" for event_type, count in sorted(lost.items()))
+        echo(f"{lost.total()} unrecoverable, because the asset is no longer in that state: {types}.", style="dim")
+    outcomes = Counter(str(row["outcome"]).partition(":")[0] for row in rows if row["outcome"] != UNRECOVERABLE)
+    echo(", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items())) or "Nothing to publish.")
+    return outcomes["failed"]
+
+
+async def _reconcile(
+    settings: Settings, ids: list[str], since_ms: int, *, dry_run: bool, yes: bool
+) -> list[dict[str, Any]]:
+    """Find and publish missing events; return the rows of the report."""
     contract = Contract.load(settings.topics.prefix)
-    identity = [settings.gumlet.api_url, settings.kafka.bootstrap_servers, settings.topics.prefix, sorted(ids)]
-    state = checkpoint.load(str(identity))
-    if state is None:
-        state = State(str(identity), int(time.time() * 1000))
-    else:
-        _tell(f"Going on: {len(state.surveyed)} webhooks are surveyed, {len(state.rows)} events are through.")
-    async with gumlet_api(settings.gumlet, _tell) as api:
-        webhooks = await _webhooks(api, ids)
-        kafka = await _on_kafka(settings, contract, since_ms)
-        await _survey(api, webhooks, kafka, since_ms, state, checkpoint)
-        unknowable = [each.line(UNKNOWABLE) for each in state.unknowable]
-        through = {row["id"] for row in state.rows}
-        left = [each for each in in_order(state.missing) if each.event_id not in through]
-        missing = [each for each in left if not kafka.has(each)]
-        state.rows += [each.line("on Kafka since") for each in left if kafka.has(each)]
-        if dry_run:
-            return [each.line("would be published") for each in missing] + unknowable, 0
-        if missing and not yes:
-            show_rows([each.line("would be published") for each in missing] + unknowable, COLUMNS, as_json=False)
-            typer.confirm(f"Publish these {len(missing)}?", abort=True, err=True)
-        await _publish(settings, api, missing, contract, state, checkpoint)
-    checkpoint.done()
-    outcomes = [str(row["outcome"]).partition(":")[0] for row in state.rows + unknowable]
-    published, failed, gone = map(outcomes.count, ("published", "failed", "unknowable"))
-    _tell(f"{published} published, {failed} failed, {gone} unknowable because the state is gone.")
-    return state.rows + unknowable, failed
+    async with gumlet_api(settings.gumlet, echo) as api:
+        webhooks = await _select_webhooks(api, ids)
+        published = await _read_published(settings, contract, since_ms)
+        missing, unrecoverable = await _find_missing(api, webhooks, published, since_ms)
+        lost = [event.to_dict(UNRECOVERABLE) for event in unrecoverable]
+        planned = [event.to_dict("would be published") for event in missing]
+        if dry_run or not missing:
+            return planned + lost
+        if not yes:
+            if not is_piped():
+                show_rows(planned, COLUMNS, as_json=False)
+            confirm(f"Publish {len(missing)} events?", yes=yes)
+        return await _publish(settings, api, missing, contract) + lost
 
 
-def _tell(words: str) -> None:
-    typer.echo(words, err=True)
-
-
-async def _on_kafka(settings: Settings, contract: Contract, since_ms: int) -> PublishedIndex:
-    kafka = PublishedIndex(contract)
-    async with reading(settings.kafka, {topic.name for topic in contract.topics.values()}) as reader:
-        if not reader.topics:
-            raise BridgeError(
-                "Kafka has no topic of the contract. Fix: BRIDGE_TOPICS_PREFIX, or `gumlet-bridge topics apply`."
-            )
-        with progress("records read", await reader.count()) as move_on:
-            async for record in reader.records(since_ms):
-                move_on(1)
-                kafka.add(record)
-    return kafka
-
-
-async def _webhooks(api: GumletApi, ids: list[str]) -> list[Webhook]:
-    """Return the webhooks that are meant."""
-    there = await api.webhooks()
-    if missing := set(ids) - {each.id for each in there}:
-        raise BridgeError(f"Gumlet has no webhook {min(missing)}. Fix: an id from `gumlet-bridge webhooks list`.")
-    found = [each for each in there if (each.id in ids if ids else PATH in URL(each.url).path)]
+async def _select_webhooks(api: GumletApi, ids: list[str]) -> list[Webhook]:
+    """Return the webhooks with these ids, or all that point to a bridge."""
+    existing = await api.webhooks()
+    if unknown := set(ids) - {webhook.id for webhook in existing}:
+        raise BridgeError(f"Gumlet has no webhook {min(unknown)}. Fix: an id from `gumlet-bridge webhooks list`.")
+    found = [hook for hook in existing if (hook.id in ids if ids else source_in_url(hook.url) is not None)]
     if not found:
         raise BridgeError(
-            f"Gumlet has no webhook whose URL has {PATH}. Fix: --webhook, or `gumlet-bridge webhooks subscribe`."
+            f"Gumlet has no webhook with the path {WEBHOOK_PATH}. Fix: --webhook, or `gumlet-bridge webhooks create`."
         )
     return found
 
 
-async def _survey(  # noqa: PLR0913, PLR0917 - where to look, what is known, and where it is kept
-    api: GumletApi, webhooks: list[Webhook], kafka: PublishedIndex, since_ms: int, state: State, checkpoint: Checkpoint
-) -> None:
-    """Add to `state` what the webhooks that are not surveyed yet show."""
-    left = [webhook for webhook in webhooks if webhook.id not in state.surveyed]
-    with progress("webhooks surveyed", len(left)) as move_on:
-        for webhook in left:
-            source = source_of(webhook.url)
+async def _read_published(settings: Settings, contract: Contract, since_ms: int) -> PublishedIndex:
+    published = PublishedIndex(contract)
+    async with open_reader(settings.kafka, {topic.name for topic in contract.topics.values()}) as reader:
+        if not reader.topics:
+            raise BridgeError(
+                "Kafka has no topic of the contract. Fix: BRIDGE_TOPICS_PREFIX, or `gumlet-bridge topics apply`."
+            )
+        with progress("records read", await reader.count()) as advance:
+            async for record in reader.records(since_ms):
+                advance(1)
+                published.add(record)
+    return published
+
+
+async def _find_missing(
+    api: GumletApi, webhooks: list[Webhook], published: PublishedIndex, since_ms: int
+) -> tuple[list[MissingEvent], list[MissingEvent]]:
+    """Return the events to publish, each once and final states last, and the unrecoverable ones."""
+    missing: dict[str, MissingEvent] = {}
+    unrecoverable: list[MissingEvent] = []
+    with progress("webhooks read", len(webhooks)) as advance:
+        for webhook in webhooks:
+            source = source_in_url(webhook.url) or DEFAULT_SOURCE
             history = await api.history(webhook.id)
-            missing, unknowable = find_in_history(history, source, kafka, since_ms)
-            missing += await find_in_asset_lists(api, webhook, history, since_ms, source, kafka)
-            state.missing += missing
-            state.unknowable += unknowable
-            state.surveyed.append(webhook.id)
-            checkpoint.save(state)
-            move_on(1)
+            failed, lost = find_in_history(history, source, published, since_ms)
+            failed += await find_in_asset_lists(
+                api, webhook, history, source=source, published=published, since_ms=since_ms
+            )
+            missing |= {event.event_id: event for event in failed}
+            unrecoverable += lost
+            advance(1)
+    return sort_by_finality(missing.values()), unrecoverable
 
 
-def source_of(url: str) -> str:
-    """Return the source that the bridge reads in a webhook's URL."""
-    head, _, last = URL(url).path.rstrip("/").rpartition("/")
-    return last if head.endswith(PATH) else "default"
-
-
-async def _publish(  # noqa: PLR0913, PLR0917 - from where, what, to where, and where it is kept
-    settings: Settings,
-    api: GumletApi,
-    missing: list[Missing],
-    contract: Contract,
-    state: State,
-    checkpoint: Checkpoint,
-) -> None:
-    """Make and publish events, some at a time; add to `state` what became of each."""
+async def _publish(
+    settings: Settings, api: GumletApi, missing: Sequence[MissingEvent], contract: Contract
+) -> list[dict[str, Any]]:
+    """Build and publish events in chunks; return a row with the outcome of each."""
     normalizer = Normalizer(contract)
-    sender = await sender_of(settings, contract)
+    rows = []
     last_ms = 0
-    try:
-        with progress("events made and published", len(missing)) as move_on:
-            for chunk in _chunks(missing):
-                ready: list[tuple[Missing, OutgoingEvent]] = []
-                for each in chunk:
-                    event_and_delivery = await made(api, each, normalizer, last_ms)
-                    move_on(1)
-                    if event_and_delivery is None:
-                        state.rows.append(each.line(UNKNOWABLE))
-                        continue
-                    event, delivery = event_and_delivery
-                    if event.event_type != each.event_type:
-                        state.rows.append(each.line("failed: the API's answer breaks the schema"))
-                        continue
-                    last_ms = event.received_ms
-                    ready.append((each, OutgoingEvent(event, delivery)))
-                refusals = await send_all(sender, [prepared for _, prepared in ready])
-                for each, prepared in ready:
-                    refusal = refusals.get(id(prepared))
-                    state.rows.append(each.line("published" if refusal is None else f"failed: {refusal}"))
-                checkpoint.save(state)
-    finally:
-        await sender.close()
-
-
-def _chunks(missing: list[Missing]) -> Iterator[list[Missing]]:
-    for start in range(0, len(missing), CHUNK):
-        yield missing[start : start + CHUNK]
+    remaining = iter(missing)
+    async with open_producer(settings, contract) as producer:
+        with progress("events built and published", len(missing)) as advance:
+            while chunk := list(islice(remaining, CHUNK)):
+                ready: list[tuple[MissingEvent, tuple[Event, Delivery]]] = []
+                for event in chunk:
+                    built = await build_event(api, event, normalizer, last_ms)
+                    advance(1)
+                    if built is None:
+                        rows.append(event.to_dict(UNRECOVERABLE))
+                    elif built[0].event_type != event.event_type:
+                        rows.append(event.to_dict("failed: the API's response violates the schema"))
+                    else:
+                        last_ms = built[0].received_ms
+                        ready.append((event, built))
+                errors = await send_all(producer, [pair for _, pair in ready])
+                for position, (event, _) in enumerate(ready):
+                    error = errors.get(position)
+                    rows.append(event.to_dict("published" if error is None else f"failed: {error}"))
+    return rows

@@ -1,4 +1,4 @@
-"""`gumlet-bridge schemas`: the contract's files shown, bundled, described, and compared with what they were."""
+"""`gumlet-bridge schemas`: list, show, bundle, document and compare the contract's files."""
 
 from __future__ import annotations
 
@@ -13,11 +13,9 @@ from rich.table import Column, Table
 
 from bridge.cli import schemas_drift, schemas_registry
 from bridge.cli.schemas_registry import Directory
-from bridge.contract.references import bundled, expanded, read_files
-from bridge.contract.schemas import COMMON, Contract, Topic, schemas_directory
-from bridge.devtools import asyncapi
-from bridge.devtools import git_baseline as baseline
-from bridge.devtools import schema_reference as contract_page
+from bridge.contract.references import bundle, bundle_union, dereference, read_files
+from bridge.contract.schemas import COMMON, DEAD_LETTER, UNRECOGNIZED, Contract, Topic, schemas_directory
+from bridge.devtools import asyncapi, git_baseline, schema_reference
 from bridge.devtools.schema_compatibility import BACKWARD, FORWARD, TopicCompatibility, compare
 from bridge.errors import BridgeError
 
@@ -25,12 +23,12 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
-    help="The contract's files: list, show, bundle, describe, check for compatibility, put into a registry. Needs no "
-    "Kafka.",
+    help="List, show, bundle, document and check the contract's files, and register them in a schema registry. Needs "
+    "no Kafka.",
 )
 
-Write = Annotated[bool, typer.Option("--write", help="Write the file in the directory of the schemas.")]
-Check = Annotated[bool, typer.Option("--check", help="Only fail with 1 when the file there is another.")]
+Write = Annotated[bool, typer.Option("--write", help="Write the file into the directory of the schemas.")]
+Check = Annotated[bool, typer.Option("--check", help="Exit 1 if the file on disk is out of date; write nothing.")]
 
 
 @app.command("list")
@@ -39,7 +37,7 @@ def list_schemas(directory: Directory = None) -> None:
 
     Example: `gumlet-bridge schemas list`
     """
-    table = Table(Column("event type", no_wrap=True), "version", "key", "properties", "what happened")
+    table = Table(Column("event type", no_wrap=True), "version", "key", "properties", "title")
     for topic in _topics(directory):
         schema = topic.schema
         key = topic.key or "-"
@@ -54,17 +52,17 @@ def show(
     event_type: Annotated[str, typer.Argument(metavar="TYPE", help="The event type: `gumlet-bridge schemas list`.")],
     directory: Directory = None,
 ) -> None:
-    """Print the schema of one event type, whole: its references are inside.
+    """Print the schema of one event type as one self-contained document.
 
     Example: `gumlet-bridge schemas show video.status.ready | jq .properties`
     """
     topics = {topic.event_type: topic for topic in _topics(directory)}
     if event_type not in topics:
         raise BridgeError(
-            f"{event_type} is no event type of the contract. Fix: take one of `gumlet-bridge schemas list`."
+            f"{event_type} is not an event type of the contract. Fix: use one of `gumlet-bridge schemas list`."
         )
     topic = topics[event_type]
-    text = _json(bundled(topic.schema, read_files(topic.path.parent)))
+    text = _json(bundle(topic.schema, read_files(topic.path.parent)))
     console = Console()
     if console.is_terminal:
         console.print(JSON(text))
@@ -72,24 +70,28 @@ def show(
         typer.echo(text)
 
 
-@app.command()
-def bundle(
+@app.command("bundle")
+def bundle_(
     target: Annotated[
-        Path, typer.Argument(metavar="TARGET", help="The directory to write to; made if it is not there.")
+        Path, typer.Argument(metavar="TARGET", help="The directory to write to; it is created if it is missing.")
     ],
     directory: Directory = None,
     *,
     inline: Annotated[
         bool,
-        typer.Option("--inline", help="Put what is referred to in its place; without it, it is in each file's $defs."),
+        typer.Option(
+            "--inline", help="Replace each reference with its target, instead of putting the targets into $defs."
+        ),
     ] = False,
 ) -> None:
-    """Write each schema as one file that needs no other: for code generators, registries and validators.
+    """Write each schema as one self-contained file: for code generators, registries and validators.
+
+    `any-event.json` is one schema of any typed event (`oneOf`, decided by `type`): generators make a tagged union of it.
 
     Examples:
-    - with shared definitions as types of their own: `gumlet-bridge schemas bundle build/schemas`
+    - shared definitions as types of their own: `gumlet-bridge schemas bundle build/schemas`
 
-    - for a tool that does not follow references: `gumlet-bridge schemas bundle build/schemas --inline`
+    - for a tool that cannot follow references: `gumlet-bridge schemas bundle build/schemas --inline`
     """
     topics = _topics(directory)
     files = read_files(topics[0].path.parent)
@@ -98,11 +100,14 @@ def bundle(
     try:
         target.mkdir(parents=True, exist_ok=True)
         for topic in topics:
-            whole = (expanded if inline else bundled)(topic.schema, files)
+            whole = (dereference if inline else bundle)(topic.schema, files)
             (target / topic.path.name).write_text(_json(whole) + "\n")
+        typed = [topic for topic in topics if topic.event_type not in {DEAD_LETTER, UNRECOGNIZED}]
+        union = bundle_union({topic.event_type: bundle(topic.schema, files) for topic in typed})
+        (target / union["$id"]).write_text(_json(union) + "\n")
     except OSError as error:
         raise BridgeError(f"{target} cannot be written: {error.strerror}") from error
-    Console().print(f"{len(topics)} files in {target}; {COMMON} is inside each.")
+    Console().print(f"{len(topics)} schemas and {union['$id']} in {target}; {COMMON} is part of each.")
 
 
 @app.command("check")
@@ -112,72 +117,72 @@ def check_(
         str | None,
         typer.Option(
             metavar="REF|DIRECTORY",
-            help="What to compare with: a git reference or a directory. If left out: the newest tag, else where this "
-            "branch left the remote's default branch, else the commit before.",
+            help="The baseline: a git reference or a directory. Default: the newest tag, else the commit where this branch "
+            "left the remote's default branch, else the previous commit.",
         ),
     ] = None,
 ) -> None:
-    """Compare the schemas with an earlier state; exit with 1 where a change breaks consumers or old records.
+    """Compare the schemas with an earlier state; exit 1 if a change breaks consumers or old records.
 
-    **BACKWARD**: old records are valid for the new schema. **FORWARD**: old consumers, which ignore what they do not
-    know, understand new records. Both must hold, unless the version (`x-topic.version`) was raised: that is a new
-    topic beside the old.
+    **BACKWARD**: old records are valid for the new schema. **FORWARD**: old consumers, which ignore unknown properties,
+    understand new records. Both must hold, unless the version (`x-topic.version`) was raised: that makes a new topic
+    beside the old.
 
     Examples:
-    - what changed since a release: `gumlet-bridge schemas check --against v1.2.0`
+    - changes since a release: `gumlet-bridge schemas check --against v1.2.0`
 
     - against a copy: `gumlet-bridge schemas check --against /srv/schemas-in-production`
     """
-    place = directory or schemas_directory()
-    _contract(place)  # what is no contract is not worth comparing
-    reference = against or baseline.default(place)
+    schemas = directory or schemas_directory()
+    _contract(schemas)  # an invalid contract is an error of its own
+    reference = against or git_baseline.default_ref(schemas)
     console = Console(soft_wrap=True)
     if reference is None:
-        console.print(f"NOT CHECKED: {place} is in no git repository. Fix: --against DIRECTORY", style="yellow")
+        console.print(f"NOT CHECKED: {schemas} is not in a git repository. Fix: --against DIRECTORY", style="yellow")
         return
-    verdicts = compare(baseline.read(reference, place), read_files(place))
-    for verdict in verdicts:
-        _tell(console, verdict)
-    if bad := [verdict for verdict in verdicts if not verdict.allowed]:
+    topics = compare(git_baseline.read(reference, schemas), read_files(schemas))
+    for topic in topics:
+        _print_changes(console, topic)
+    if incompatible := [topic for topic in topics if not topic.allowed]:
         raise BridgeError(
-            f"{len(bad)} of {len(verdicts)} changed topics are incompatible with {reference}. "
+            f"{len(incompatible)} of {len(topics)} changed topics are incompatible with {reference}. "
             "Fix: undo the change, or raise x-topic.version, which makes a new topic beside the old."
         )
-    console.print(f"{len(verdicts)} topics changed since {reference}: compatible.", highlight=False)
+    console.print(f"{len(topics)} topics changed since {reference}: compatible.", highlight=False)
 
 
-def _tell(console: Console, verdict: TopicCompatibility) -> None:
-    survives = " and ".join(name for name in (BACKWARD, FORWARD) if name not in verdict.breaks)
-    state = f"version {verdict.new_version}, a new topic" if verdict.raised else survives or "neither survives"
-    color = "green" if verdict.allowed else "red"
-    console.print(f"[{color}]{verdict.event_type}[/]: {state}", highlight=False)
-    for change in verdict.changes:
+def _print_changes(console: Console, topic: TopicCompatibility) -> None:
+    kept = " and ".join(name for name in (BACKWARD, FORWARD) if name not in topic.breaks)
+    state = f"version {topic.new_version}, a new topic" if topic.version_bumped else kept or "incompatible"
+    color = "green" if topic.allowed else "red"
+    console.print(f"[{color}]{topic.event_type}[/]: {state}", highlight=False)
+    for change in topic.changes:
         breaks = f" (breaks {' and '.join(sorted(change.breaks))})" if change.breaks else ""
-        console.print(f"  {change.pointer or '/'}: {change.what}{breaks}", highlight=False, markup=False)
+        console.print(f"  {change.pointer or '/'}: {change.description}{breaks}", highlight=False, markup=False)
 
 
 @app.command("asyncapi")
 def asyncapi_(directory: Directory = None, *, write: Write = False, check: Check = False) -> None:
-    """Print the contract as an AsyncAPI 3.0 document, made from the schema files.
+    """Print the contract as an AsyncAPI 3.0 document, generated from the schema files.
 
     Examples:
-    - write it beside the schemas: `gumlet-bridge schemas asyncapi --write`
+    - write it into the directory of the schemas: `gumlet-bridge schemas asyncapi --write`
 
-    - is the one there what the schemas say: `gumlet-bridge schemas asyncapi --check`
+    - check that the file on disk is up to date: `gumlet-bridge schemas asyncapi --check`
     """
-    _made(directory, asyncapi.FILE, asyncapi.render(_contract(directory)), write=write, check=check)
+    _output(directory, asyncapi.FILE, asyncapi.render(_contract(directory)), write=write, check=check)
 
 
 @app.command()
-def page(directory: Directory = None, *, write: Write = False, check: Check = False) -> None:
-    """Print the contract as a page for people: a consumer's guide, the topics, every property.
+def docs(directory: Directory = None, *, write: Write = False, check: Check = False) -> None:
+    """Print the schema reference for people: a consumer's guide, the topics, every property.
 
     Examples:
-    - write it beside the schemas: `gumlet-bridge schemas page --write`
+    - write it into the directory of the schemas: `gumlet-bridge schemas docs --write`
 
-    - is the one there what the schemas say: `gumlet-bridge schemas page --check`
+    - check that the file on disk is up to date: `gumlet-bridge schemas docs --check`
     """
-    _made(directory, contract_page.FILE, contract_page.render(_contract(directory)), write=write, check=check)
+    _output(directory, schema_reference.FILE, schema_reference.render(_contract(directory)), write=write, check=check)
 
 
 app.command()(schemas_registry.register)
@@ -185,19 +190,19 @@ app.command()(schemas_registry.status)
 app.command()(schemas_drift.drift)
 
 
-def _made(directory: Path | None, name: str, text: str, *, write: bool, check: bool) -> None:
+def _output(directory: Path | None, name: str, text: str, *, write: bool, check: bool) -> None:
     path = (directory or schemas_directory()) / name
     if write:
         path.write_text(text)
     elif not check:
         typer.echo(text, nl=False)
     elif not path.is_file() or path.read_text() != text:
-        command = "asyncapi" if name == asyncapi.FILE else "page"
-        raise BridgeError(f"{path} is not what the schema files say. Fix: gumlet-bridge schemas {command} --write")
+        command = "asyncapi" if name == asyncapi.FILE else "docs"
+        raise BridgeError(f"{path} is out of date with the schema files. Fix: gumlet-bridge schemas {command} --write")
 
 
 def _contract(directory: Path | None) -> Contract:
-    # The contract's own prefix, whatever this machine is configured to: the files are the same everywhere.
+    # The default prefix, not the configured one: the generated files are the same everywhere.
     return Contract.load(directory=directory)
 
 

@@ -1,4 +1,4 @@
-"""`gumlet-bridge schemas drift`: what running bridges were sent that the contract does not know."""
+"""`gumlet-bridge schemas drift`: schema drift that running bridges have counted."""
 
 from __future__ import annotations
 
@@ -9,13 +9,10 @@ import orjson
 import typer
 from rich.console import Console
 
-from bridge.cli.output import AsJson, piped, printable, write_line
-from bridge.contract.references import read_files
-from bridge.contract.schemas import schemas_directory
-from bridge.devtools.drift_proposals import proposal
+from bridge.cli.output import AsJson, is_piped, printable, write_line
 from bridge.errors import BridgeError
 
-DEFAULT = "http://127.0.0.1:8081"
+DEFAULT_ADMIN_URL = "http://127.0.0.1:8081"
 
 
 def drift(
@@ -23,62 +20,62 @@ def drift(
         list[str] | None,
         typer.Option(
             metavar="URL",
-            help="A daemon's admin port; repeat it for each replica: they are added up.",
+            help="A daemon's admin URL; repeat it for each replica: their counts are added.",
             envvar="BRIDGE_ADMIN_URL",
-            show_default=DEFAULT,
+            show_default=DEFAULT_ADMIN_URL,
         ),
     ] = None,
     *,
     as_json: AsJson = False,
 ) -> None:
-    """Show what running bridges were sent that the contract does not know, and the change that would take it in.
+    """Show the types, fields and values that running bridges received and the contract does not know.
 
-    Each daemon counts for itself, anew from its start; what was before a restart, Prometheus has
-    (`bridge_schema_drift_total`). Names and forms are kept, never a value. Ends with 1 when there is any.
+    Each daemon counts from its start; counts from before a restart are in Prometheus (`bridge_schema_drift_total`).
+    Names and JSON types are kept, never a value. Exits with 1 if there is any drift. `new_type`: the events are in the
+    topic `unrecognized`. `new_field` and `changed`: the values are in `additional` of the events; the mappings in
+    bridge/contract/mappings.py and the schema files have to be extended.
 
     Examples:
     - `gumlet-bridge schemas drift --admin http://bridge-0:8081 --admin http://bridge-1:8081`
 
     - for a script: `gumlet-bridge schemas drift --json | jq -r 'select(.kind == "new_type") | .event_type'`
     """
-    files = read_files(schemas_directory())
-    sightings = [each | {"change": proposal(each, files)} for each in _merged(admin or [DEFAULT])]
-    if as_json or piped():
-        for seen in sightings:
-            write_line(seen)
+    entries = _merge(admin or [DEFAULT_ADMIN_URL])
+    if as_json or is_piped():
+        for entry in entries:
+            write_line(entry)
     else:
-        _show(sightings)
-    if sightings:
+        _show(entries)
+    if entries:
         raise typer.Exit(1)
 
 
-def _show(sightings: list[dict[str, Any]]) -> None:
+def _show(entries: list[dict[str, Any]]) -> None:
     console = Console(soft_wrap=True, highlight=False, markup=False)
-    for seen in sightings:
-        place = printable(f"{seen['event_type']} {seen['path']}".strip())
-        console.print(f"{seen['kind']}: {place} ({seen['deliveries']})", style="bold")
-        for line in seen["change"]:
-            console.print(f"  {printable(line)}")
-    if not sightings:
-        console.print("Nothing that the contract does not know.")
+    for entry in entries:
+        found = printable(f"{entry['event_type']} {entry['path']}".strip())
+        json_types = f", {' or '.join(entry['json_types'])}" if entry["json_types"] else ""
+        console.print(f"{entry['kind']}: {found} (deliveries: {entry['deliveries']}{json_types})")
+    if not entries:
+        console.print("No schema drift: every delivery since the daemon's start matches the contract.")
 
 
-def _merged(admins: list[str]) -> list[dict[str, Any]]:
-    """Return what all of them saw, the most frequent first."""
+def _merge(admins: list[str]) -> list[dict[str, Any]]:
+    """Return the drift entries of all daemons, the most frequent first."""
     merged: dict[tuple[str, str, str], dict[str, Any]] = {}
     for admin in admins:
-        for seen in _ask(admin):
-            place = (seen["kind"], seen["event_type"], seen["path"])
-            known = merged.setdefault(place, seen | {"deliveries": 0, "forms": []})
-            known["deliveries"] += seen["deliveries"]
-            known["forms"] = sorted({*known["forms"], *seen.get("forms", [])})
-    return sorted(merged.values(), key=lambda seen: -seen["deliveries"])
+        for entry in _fetch(admin):
+            key = (entry["kind"], entry["event_type"], entry["path"])
+            known = merged.setdefault(key, entry | {"deliveries": 0, "json_types": []})
+            known["deliveries"] += entry["deliveries"]
+            known["json_types"] = sorted({*known["json_types"], *entry["json_types"]})
+    return sorted(merged.values(), key=lambda entry: -entry["deliveries"])
 
 
-def _ask(admin: str) -> list[dict[str, Any]]:
+def _fetch(admin: str) -> list[dict[str, Any]]:
     try:
-        with urllib.request.urlopen(f"{admin.rstrip('/')}/drift", timeout=10) as answer:  # noqa: S310 - the user's URL
-            found: list[dict[str, Any]] = orjson.loads(answer.read())
+        with urllib.request.urlopen(f"{admin.rstrip('/')}/drift", timeout=10) as response:  # noqa: S310 - the user's URL
+            found: list[dict[str, Any]] = orjson.loads(response.read())
     except (OSError, ValueError) as error:
-        raise BridgeError(f"{admin} does not answer: {error}. Fix: --admin with the daemon's admin URL.") from error
+        raise BridgeError(f"{admin} does not respond: {error}. Fix: --admin with the daemon's admin URL.") from error
     return found

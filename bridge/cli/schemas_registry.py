@@ -78,7 +78,7 @@ def status(
 ) -> None:
     """Compare the registry with the contract: which schemas it has, with their ids and versions.
 
-    **registered**: exactly this schema is there. **differs**: the subject has others; the detail tells whether this one
+    **registered**: exactly this schema is client. **differs**: the subject has others; the detail tells whether this one
     could be registered. **missing**: there is no such subject. Changes nothing. Ends with 1 unless all are registered.
 
     Examples:
@@ -102,12 +102,12 @@ def _for_each(
     topics = _chosen(settings, types or [], directory)
 
     async def all_of_them() -> list[dict[str, Any]]:
-        async with registry(settings.registry) as there:
+        async with registry(settings.registry) as client:
             rows = []
             with progress("schemas", len(topics)) as move_on:
                 for topic in topics:
                     about = {"event_type": topic.event_type, "subject": subject_name(topic)}
-                    rows.append(about | await work(there, topic))
+                    rows.append(about | await work(client, topic))
                     move_on(1)
             return rows
 
@@ -123,32 +123,32 @@ def _chosen(settings: Settings, types: list[str], directory: Path | None) -> lis
     return [topics[name] for name in sorted(types or topics)]
 
 
-async def _register(there: Registry, topic: Topic) -> dict[str, Any]:
-    if (found := await there.find(topic)) is not None:
+async def _register(client: Registry, topic: Topic) -> dict[str, Any]:
+    if (found := await client.find(topic)) is not None:
         return _row(REGISTERED, found, "nothing to do")
     try:
-        return _row(REGISTERED, await there.register(topic), "new")
+        return _row(REGISTERED, await client.register(topic), "new")
     except RegistryError as error:
         if error.status not in REFUSALS:
             raise
         return _row("refused", None, error.said or str(error))
 
 
-async def _propose(there: Registry, topic: Topic) -> dict[str, Any]:
-    row = await _look(there, topic)
+async def _propose(client: Registry, topic: Topic) -> dict[str, Any]:
+    row = await _look(client, topic)
     if row["state"] == REGISTERED:
         return row
     return row | {"state": "refused" if row["detail"].startswith(INCOMPATIBLE) else "would be registered"}
 
 
-async def _look(there: Registry, topic: Topic) -> dict[str, Any]:
-    if (found := await there.find(topic)) is not None:
+async def _look(client: Registry, topic: Topic) -> dict[str, Any]:
+    if (found := await client.find(topic)) is not None:
         return _row(REGISTERED, found)
-    latest = await there.latest_version(topic)
+    latest = await client.latest_version(topic)
     if latest is None:
         return _row("missing", None, "a new subject")
     try:
-        objections = await there.objections(topic)
+        objections = await client.compatibility_errors(topic)
     except RegistryError as error:
         if error.status not in REFUSALS:
             raise

@@ -1,4 +1,4 @@
-"""`gumlet-bridge simulate`: send what Gumlet would send, and say how it was received."""
+"""`gumlet-bridge simulate`: sends webhooks for simulated videos and reports the responses."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import secrets
 import sys
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import orjson
 import typer
@@ -16,32 +16,142 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from yarl import URL
 
-from bridge.cli.mock_gumlet import API_KEY, MockServerOptions, rehearse
+from bridge.cli.output import make_app
 from bridge.config import settings as config
-from bridge.devtools.load_generator import LoadReport, Plan, Sender
+from bridge.devtools.load_generator import LoadGenerator, LoadProfile, LoadReport
 from bridge.errors import BridgeError
 from bridge.ingress.tokens import active_tokens
+from bridge.operations.rate_limiter import RateLimiter
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
 
 EX_INTERRUPTED = 130
-"""What a shell makes of a program that Ctrl-C ended."""
+"""Exit code after Ctrl-C, as shells report it."""
+
+app = make_app()
 
 
-async def _send_and_show(plan: Plan, tally: LoadReport, acknowledged: BinaryIO | None) -> None:
+@app.command()
+def simulate(  # noqa: PLR0913 - one parameter for each option
+    *,
+    url: Annotated[str, typer.Option(help="Webhook URL: .../webhooks/gumlet or .../webhooks/gumlet/SOURCE.")] = (
+        "http://127.0.0.1:8080/webhooks/gumlet"
+    ),
+    token: Annotated[
+        str | None,
+        typer.Option(help="Value of the header x-gumlet-token.", show_default="the first of BRIDGE_TOKENS"),
+    ] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(help="File whose first line is the token.", exists=True, dir_okay=False, show_default=False),
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, help="Number of deliveries.")] = 1000,
+    rate: Annotated[
+        float | None,
+        typer.Option(min=0.001, help="Maximum requests per second, retries included.", show_default="no limit"),
+    ] = None,
+    concurrency: Annotated[
+        int, typer.Option(min=1, help="Number of concurrent assets (one in-flight delivery each).")
+    ] = 64,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="The same seed and count send the same bodies.", show_default="a new one"),
+    ] = None,
+    retry_after: Annotated[
+        float,
+        typer.Option(min=0, help="Seconds before a rejected delivery is retried: Gumlet's half hour, scaled."),
+    ] = 5.0,
+    duplicates: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of deliveries to send a second time: 0.1 is every tenth.")
+    ] = 0.0,
+    ack_log: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write a JSON line per acknowledged delivery: id (its ce_id), type, asset_id, sequence.",
+            dir_okay=False,
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Simulate Gumlet: send webhooks for simulated videos, retry rejected deliveries, and report the results.
+
+    The events of a video are sent in order. A delivery without a 2xx response is retried after --retry-after, with 48
+    attempts in all, as Gumlet does over a day. Exit codes: 0 every delivery was acknowledged, 1 some were given up,
+    130 interrupted.
+
+    Examples:
+    - `gumlet-bridge simulate --token dev --count 50`
+
+    - `gumlet-bridge simulate --rate 200 --count 720000` (an hour of load)
+
+    - `gumlet-bridge simulate --count 500 --duplicates 0.1` (for testing consumers)
+
+    - `gumlet-bridge simulate --retry-after 0.5 --ack-log sent.jsonl` (to compare with Kafka after a crash test)
+    """
+    target = URL(url)
+    if target.scheme not in ("http", "https") or not target.host:
+        raise typer.BadParameter(f"{url!r} is not an http:// or https:// URL", param_hint="--url")
+    profile = LoadProfile(
+        url=target,
+        token=_find_token(token, token_file),
+        count=count,
+        seed=secrets.randbits(32) if seed is None else seed,
+        concurrency=concurrency,
+        retry_after=retry_after,
+        duplicates=duplicates,
+    )
+    report = LoadReport()
+    interrupted = False
+    try:
+        # Unbuffered: the file has every line that was written, however this process ends.
+        file = ack_log.open("wb", buffering=0) if ack_log else None
+    except OSError as error:
+        raise BridgeError(f"--ack-log {ack_log}: {error.strerror}. Fix: name a file that can be written.") from error
+    throttle = RateLimiter(1, 1 / rate).acquire if rate else None
+    try:
+        uvloop.run(_send(profile, report, file, throttle))
+    except KeyboardInterrupt:
+        interrupted = True
+    finally:
+        if file:
+            file.close()
+    report.end()
+    figures = report.report(profile)
+    if as_json:
+        sys.stdout.write(orjson.dumps(figures, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode())
+    else:
+        Console().print(_build_table(figures))
+    if interrupted:
+        raise typer.Exit(EX_INTERRUPTED)
+    if report.given_up:
+        raise typer.Exit(1)
+
+
+async def _send(
+    profile: LoadProfile,
+    report: LoadReport,
+    ack_log: BinaryIO | None,
+    throttle: Callable[[], Awaitable[None]] | None,
+) -> None:
+    """Send the deliveries and show a progress bar."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
-        bar = progress.add_task("acknowledged", total=plan.count)
+        bar = progress.add_task("acknowledged", total=profile.count)
         async with asyncio.TaskGroup() as tasks:
-            sending = tasks.create_task(Sender(plan, tally, acknowledged).run())
-            while not sending.done():  # not at each delivery: drawing must not slow down the sending
-                lost = tally.sent - tally.acknowledged
-                note = f", {lost} on their way or refused" if lost > plan.concurrency else ""
-                progress.update(bar, completed=tally.acknowledged, description=f"acknowledged{note}")
+            sending = tasks.create_task(LoadGenerator(profile, report, ack_log, throttle).run())
+            while not sending.done():  # drawn at intervals, so that drawing does not slow down sending
+                open_requests = report.sent - report.acknowledged - report.duplicates
+                note = f", {open_requests} in flight or rejected" if open_requests > profile.concurrency else ""
+                progress.update(bar, completed=report.acknowledged, description=f"acknowledged{note}")
                 await asyncio.wait((sending,), timeout=0.2)
 
 
-def _token(token: str | None, token_file: Path | None) -> str | None:
-    """Return the token to send: an option's, or the first that the bridge itself would accept."""
+def _find_token(token: str | None, token_file: Path | None) -> str | None:
+    """Return the token of the options, or the first token of the bridge's configuration."""
     if token:
         return token
     if token_file is None:
@@ -49,153 +159,28 @@ def _token(token: str | None, token_file: Path | None) -> str | None:
         if settings.token_list:
             return settings.token_list[0].get_secret_value()
         token_file = settings.tokens_file
-    return next(iter(active_tokens(token_file.read_text())), None) if token_file else None
+    return next(iter(active_tokens(token_file)), None) if token_file else None
 
 
-def _table(report: dict[str, Any]) -> Table:
-    table = Table(title=f"{report['deliveries']} deliveries, seed {report['seed']}", show_header=False, min_width=48)
+def _build_table(figures: dict[str, Any]) -> Table:
+    table = Table(title=f"{figures['deliveries']} deliveries, seed {figures['seed']}", show_header=False, min_width=48)
     table.add_column()
     table.add_column(justify="right")
-    table.add_row("requests sent", str(report["sent"]))
-    table.add_row("acknowledged", str(report["acknowledged"]))
-    for status, times in report["refused"].items():
+    table.add_row("requests sent", str(figures["sent"]))
+    table.add_row("acknowledged", str(figures["acknowledged"]))
+    if figures["duplicates"]:
+        table.add_row("sent a second time", str(figures["duplicates"]))
+    for status, count in figures["rejected"].items():
         hint = " (set --token)" if status == "401" else ""
-        table.add_row(f"refused with {status}{hint}", str(times), style="yellow")
+        table.add_row(f"rejected with {status}{hint}", str(count), style="yellow")
     for name, label in (
         ("connection_errors", "connection errors"),
         ("given_up", "given up"),
         ("unfinished", "not finished"),
     ):
-        table.add_row(label, str(report[name]), style="red" if report[name] else None)
-    table.add_row("acknowledged per second", f"{report['acknowledged_per_second']:.1f}")
-    for name, value in report["latency_ms"].items():
+        table.add_row(label, str(figures[name]), style="red" if figures[name] else None)
+    table.add_row("acknowledged per second", f"{figures['acknowledged_per_second']:.1f}")
+    for name, value in figures["latency_ms"].items():
         table.add_row(f"latency {name}, closed loop", "-" if value is None else f"{value:.1f} ms")
-    table.add_row("longest time without any", f"{report['longest_silence_seconds']:.3f} s")
+    table.add_row("longest gap between acknowledgements", f"{figures['max_gap_seconds']:.3f} s")
     return table
-
-
-app = typer.Typer(rich_markup_mode="markdown")
-
-
-def _rehearse(api: str, count: int, rate: float | None, retry_after: float, seed: int | None) -> None:
-    try:
-        listen = config.parse_address(api)
-    except ValueError as error:
-        raise typer.BadParameter(f"{api!r} {error}", param_hint="--api") from error
-    key = config.load().gumlet.api_key
-    uvloop.run(
-        rehearse(
-            MockServerOptions(
-                listen=listen,
-                api_key=key.get_secret_value() if key else API_KEY,
-                seed=secrets.randbits(32) if seed is None else seed,
-                count=count,
-                pace=1 / rate if rate else 0.0,
-                retry_interval=retry_after,
-            )
-        )
-    )
-
-
-@app.command()
-def simulate(  # noqa: PLR0913, PLR0917 - one parameter for each option
-    url: Annotated[str, typer.Option(help="Where to send: .../webhooks/gumlet or .../webhooks/gumlet/SOURCE.")] = (
-        "http://127.0.0.1:8080/webhooks/gumlet"
-    ),
-    token: Annotated[
-        str | None,
-        typer.Option(help="Sent as x-gumlet-token; otherwise BRIDGE_TOKENS' first.", show_default=False),
-    ] = None,
-    token_file: Annotated[
-        Path | None,
-        typer.Option(help="File whose first line is the token.", exists=True, dir_okay=False, show_default=False),
-    ] = None,
-    count: Annotated[int, typer.Option(min=1, help="How many deliveries.")] = 1000,
-    rate: Annotated[
-        float | None,
-        typer.Option(min=0.001, help="Most requests a second, retries included.", show_default="no limit"),
-    ] = None,
-    concurrency: Annotated[
-        int, typer.Option(min=1, help="How many assets at a time; each has one delivery on its way.")
-    ] = 64,
-    seed: Annotated[
-        int | None,
-        typer.Option(help="The same seed and count send the same bodies again.", show_default="a new one"),
-    ] = None,
-    retry_after: Annotated[
-        float,
-        typer.Option(min=0, help="Seconds before a refused delivery is tried again: Gumlet's half hour, scaled."),
-    ] = 5.0,
-    acknowledged: Annotated[
-        Path | None,
-        typer.Option(
-            help="Write a JSON line per acknowledged delivery: id (its ce_id), type, asset_id, sequence.",
-            dir_okay=False,
-            show_default=False,
-        ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,  # noqa: FBT002
-    api: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HOST:PORT",
-            help="Serve Gumlet's API here, and deliver to who subscribes there; --count is then of assets, "
-            "--rate of events.",
-            show_default=False,
-        ),
-    ] = None,
-) -> None:
-    """Be Gumlet: send webhooks of simulated videos, retry what is refused, report how it went.
-
-    Each video lives through its events in order. A refusal (anything but 2xx, or a broken connection) is
-    tried again after --retry-after, 48 times in all: a day of Gumlet's half hours. Ends with 0 when
-    everything was acknowledged, with 1 when some was given up.
-
-    Examples:
-    `gumlet-bridge simulate --token dev --count 50`
-
-    `gumlet-bridge simulate --rate 200 --count 720000` (a steady hour)
-
-    `gumlet-bridge simulate --retry-after 0.5 --acknowledged sent.jsonl` (what a crash test must find again)
-
-    `gumlet-bridge simulate --api 127.0.0.1:8090 --count 20 --rate 5` (Gumlet's API too, for `gumlet-bridge webhooks` and others)
-    """
-    if api is not None:
-        _rehearse(api, count, rate, retry_after, seed)
-        return
-    target = URL(url)
-    if target.scheme not in ("http", "https") or not target.host:
-        raise typer.BadParameter(f"{url!r} is not an http:// or https:// URL", param_hint="--url")
-    plan = Plan(
-        url=target,
-        token=_token(token, token_file),
-        count=count,
-        seed=secrets.randbits(32) if seed is None else seed,
-        rate=rate,
-        concurrency=concurrency,
-        retry_after=retry_after,
-    )
-    tally = LoadReport()
-    interrupted = False
-    # Unbuffered: whatever ends this process, the file has every line that was written.
-    try:
-        file = acknowledged.open("wb", buffering=0) if acknowledged else None
-    except OSError as error:
-        raise BridgeError(f"--acknowledged {acknowledged}: {error.strerror}") from error
-    try:
-        uvloop.run(_send_and_show(plan, tally, file))
-    except KeyboardInterrupt:
-        interrupted = True
-    finally:
-        if file:
-            file.close()
-    tally.end()
-    report = tally.report(plan)
-    if as_json:
-        sys.stdout.write(orjson.dumps(report, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode())
-    else:
-        Console().print(_table(report))
-    if interrupted:
-        raise typer.Exit(EX_INTERRUPTED)
-    if tally.given_up:
-        raise typer.Exit(1)

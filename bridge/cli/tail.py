@@ -1,35 +1,37 @@
-"""`gumlet-bridge tail`: the events on Kafka as they come, readable for people, JSON lines for programs."""
+"""`gumlet-bridge tail`: events as they arrive on Kafka, one line each for people, JSON lines for programs."""
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import jmespath
-import orjson
 import typer
 from rich.console import Console
-from rich.text import Text
 
-from bridge.cli.output import AsJson, ConfigFile, moment, piped, printable, write_line
+from bridge.cli.output import (
+    AsJson,
+    ConfigFile,
+    echo,
+    event_line,
+    is_piped,
+    make_app,
+    parse_time,
+    write_document,
+    write_line,
+)
 from bridge.config import settings as config
-from bridge.contract.converters import rfc3339
 from bridge.contract.schemas import Contract
 from bridge.errors import BridgeError
-from bridge.operations.topic_reader import reading
+from bridge.operations.record_view import record_to_dict
+from bridge.operations.topic_reader import open_reader
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aiokafka import ConsumerRecord
-
     from bridge.config.settings import Settings
 
-TYPE_PREFIX = "com.gumlet."
-
-app = typer.Typer(rich_markup_mode="markdown")
+app = make_app()
 
 
 @app.command()
@@ -38,137 +40,70 @@ def tail(  # noqa: PLR0913 - one parameter for each option
         list[str] | None,
         typer.Argument(metavar="[TOPIC]...", help="Topics or event types; all of the contract when none is named."),
     ] = None,
+    *,
     asset: Annotated[str | None, typer.Option(help="Only events of this asset.")] = None,
     event_type: Annotated[str | None, typer.Option("--type", help="Only this type: video.status.ready.")] = None,
-    path: Annotated[
-        str | None,
-        typer.Option(help="JMESPath into the event's value: print what it finds, skip events where that is nothing."),
-    ] = None,
-    since: Annotated[
-        str, typer.Option("--from", help="now, beginning, or a time: 30m, 2h, 2026-01-31T08:00:00Z.")
-    ] = "now",
-    *,
-    follow: Annotated[bool, typer.Option(help="Go on with what comes; --no-follow ends at the present end.")] = True,
+    since: Annotated[str, typer.Option(help="now, beginning, or a time: 30m, 2h, 2026-01-31T08:00:00Z.")] = "now",
+    follow: Annotated[
+        bool, typer.Option(help="Continue with new events; --no-follow stops at the current end.")
+    ] = True,
+    full: Annotated[bool, typer.Option("--full", help="Print each event as an indented JSON document.")] = False,
     as_json: AsJson = False,
     config_file: ConfigFile = None,
 ) -> None:
-    """Print events as they reach their topics. Ctrl-C ends.
+    """Print events in order of time as they arrive on their topics. Ctrl-C ends.
+
+    Reads Kafka without a consumer group; changes nothing. Each event is one line, and one JSON line in a pipe.
 
     Examples:
-    `gumlet-bridge tail video.status.ready video.status.errored`
+    - `gumlet-bridge tail video.status.ready video.status.errored`
 
-    `gumlet-bridge tail --from 2h --asset 5fd088e0a47da8246f1fb756`
+    - `gumlet-bridge tail --since 2h --asset 5fd088e0a47da8246f1fb756 --full`
 
-    `gumlet-bridge tail --from beginning --no-follow --path 'error.code' | sort | uniq -c`
-
-    `gumlet-bridge tail --path "{asset: asset_id, bytes: output.storage_bytes}"`
+    - `gumlet-bridge tail --since beginning --no-follow | jq -r .event.error.code | sort | uniq -c`
     """
     settings = config.load(config_file)
-    start: Any = {"now": "end", "beginning": "beginning"}.get(since) or moment(since)
+    start: Any = {"now": "end", "beginning": "beginning"}.get(since) or parse_time(since)
+    show = _choose_printer(full=full, as_json=as_json)
+
+    def show_matching(line: dict[str, Any]) -> None:
+        if asset in (None, line["asset_id"]) and event_type in (None, line["type"]):
+            show(line)
+
     with suppress(KeyboardInterrupt):
-        asyncio.run(
-            _tail(
-                settings,
-                _names(settings, topics or []),
-                start,
-                _shown(asset, event_type, path, _printer(as_json=as_json or piped())),
-                follow=follow,
-                asked=bool(topics),
-            )
-        )
+        asyncio.run(_tail(settings, topics or [], start, show_matching, follow=follow))
 
 
-def _names(settings: Settings, asked: list[str]) -> set[str]:
-    """Return the topics meant: a name may be a topic's whole name, or an event type of the contract."""
-    contract = Contract.load(settings.topics.prefix)
-    if not asked:
-        return {topic.name for topic in contract.topics.values()}
-    return {contract.topics[name].name if name in contract.topics else name for name in asked}
-
-
-def _printer(*, as_json: bool) -> Callable[[ConsumerRecord, Any], None]:
-    if as_json:
-        return lambda _, found: write_line(found)
+def _choose_printer(*, full: bool, as_json: bool) -> Callable[[dict[str, Any]], None]:
+    if as_json or (is_piped() and not full):
+        return write_line
+    if full:
+        return write_document
     console = Console(highlight=False)
-    return lambda record, found: console.print(_readable(record, found), soft_wrap=True)
+    return lambda line: console.print(event_line(line), soft_wrap=True)
 
 
-def _shown(
-    asset: str | None, event_type: str | None, path: str | None, show: Callable[[ConsumerRecord, Any], None]
-) -> Callable[[ConsumerRecord], None]:
-    """Return what shows a record if it passes the filters."""
-    try:
-        expression = jmespath.compile(path) if path else None
-    except jmespath.exceptions.JMESPathError as error:
-        raise typer.BadParameter(f"{path!r} is no JMESPath: {error}", param_hint="--path") from error
-
-    def see(record: ConsumerRecord) -> None:
-        if asset is not None and record.key != asset.encode():
-            return
-        line = described(record)
-        if event_type is not None and line["type"] != event_type:
-            return
-        if expression is None:
-            show(record, line)
-            return
-        with suppress(jmespath.exceptions.JMESPathError):  # a function that cannot take this event's value
-            found = expression.search(line["event"])
-            if found is not None and found is not False:
-                show(record, found)
-
-    return see
-
-
-def described(record: ConsumerRecord) -> dict[str, Any]:
-    """Return a record as the JSON line that `gumlet-bridge tail` prints."""
-    headers = {name: value.decode(errors="replace") for name, value in record.headers if value is not None}
-    try:
-        event = orjson.loads(record.value or b"null")
-    except orjson.JSONDecodeError:
-        event = (record.value or b"").decode(errors="replace")
-    return {
-        "topic": record.topic,
-        "partition": record.partition,
-        "offset": record.offset,
-        "received_at": rfc3339(record.timestamp),
-        "id": headers.get("ce_id"),
-        "type": headers.get("ce_type", "").removeprefix(TYPE_PREFIX),
-        "origin": headers.get("ce_origin"),
-        "asset_id": record.key.decode(errors="replace") if record.key is not None else None,
-        "event": event,
-    }
-
-
-def _readable(record: ConsumerRecord, found: Any) -> Text:
-    time = datetime.fromtimestamp(record.timestamp / 1000).astimezone()
-    about = found.get("event", found) if isinstance(found, dict) else found
-    return Text.assemble(
-        (f"{time:%Y-%m-%d %H:%M:%S}  ", "dim"),
-        (record.topic, "cyan"),
-        (f"  {record.partition}/{record.offset}", "dim"),
-        (f"  {printable(record.key.decode(errors='replace') if record.key else '-')}  ", "bold"),
-        printable(about if isinstance(about, str) else orjson.dumps(about).decode()),
-    )
-
-
-async def _tail(  # noqa: PLR0913 - which topics, from where, what to do with each record, and until when
+async def _tail(
     settings: Settings,
-    topics: set[str],
-    start: Any,
-    see: Callable[[ConsumerRecord], None],
+    asked: list[str],
+    start: Literal["beginning", "end"] | int,
+    show: Callable[[dict[str, Any]], None],
     *,
     follow: bool,
-    asked: bool,
 ) -> None:
-    async with reading(settings.kafka, topics) as reader:
+    contract = Contract.load(settings.topics.prefix)
+    # A topic is named by its full name or by its event type.
+    names = {contract.topics[name].name if name in contract.topics else name for name in asked}
+    topics = names or {topic.name for topic in contract.topics.values()}
+    async with open_reader(settings.kafka, topics) as reader:
         if missing := topics - set(reader.topics):
-            told = (
-                f"Kafka does not have {', '.join(sorted(missing))}. Fix: a topic or an event type from `gumlet-bridge topics "
-                "list`, BRIDGE_TOPICS_PREFIX, or `gumlet-bridge topics apply`."
+            message = (
+                f"Topics not found on Kafka: {', '.join(sorted(missing))}. Fix: a topic or an event type from "
+                "`gumlet-bridge topics list`, BRIDGE_TOPICS_PREFIX, or `gumlet-bridge topics apply`."
             )
             if not reader.topics:
-                raise BridgeError(told)
+                raise BridgeError(message)
             if asked:
-                typer.echo(f"bridge: {told}", err=True)
+                echo(message, style="yellow")
         async for record in reader.records(start, follow=follow):
-            see(record)
+            show(record_to_dict(record))

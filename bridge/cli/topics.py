@@ -1,9 +1,13 @@
-"""`gumlet-bridge topics`: Kafka's topics as the contract wants them, looked at, checked, made."""
+"""`gumlet-bridge topics`: lists the contract's topics, compares them with Kafka, creates and updates them.
+
+Input: settings, the contract, Kafka. Output: tables; exit code 1 when a check finds a difference.
+Invariants: `list` needs no Kafka; `check` changes nothing; `apply` changes only what the user has seen and accepted.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -13,40 +17,38 @@ from bridge.cli.output import ConfigFile
 from bridge.config import settings as config
 from bridge.contract.schemas import Contract
 from bridge.errors import BridgeError
-from bridge.kafka.client import admin_client
-from bridge.kafka.topics import ChangeRejected, Finding, apply, survey, wanted_topics
-from bridge.operations.topic_reader import translate_kafka_errors
+from bridge.kafka.connection import kafka_client
+from bridge.kafka.provisioning import ChangeRejected, apply_changes, is_addition
+from bridge.kafka.topics import TopicDifference, desired_topics, diff_topics
+from bridge.operations.topic_reader import find_mixed_formats, translate_kafka_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable
+    from collections.abc import Iterable
     from pathlib import Path
-    from typing import Any
-
-T = TypeVar("T")
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
-    help="Kafka's topics: what the contract wants, what Kafka has, and making the two the same.",
+    help="List the contract's topics, compare them with Kafka, create and update them.",
 )
 
 PARTITION_WARNING = (
-    "[yellow]More partitions move keys: from then on an asset's events can be on another partition than its "
-    "earlier ones.[/]"
+    "[yellow]Adding partitions assigns keys to other partitions: from then on an asset's events can be in another "
+    "partition than its earlier ones.[/]"
 )
 
 
 @app.command("list")
 def list_topics(config_file: ConfigFile = None) -> None:
-    """Show the topics that the contract has. Needs no Kafka.
+    """List the topics of the contract. Needs no Kafka.
 
     Example: `gumlet-bridge topics list`
     """
     settings, contract = _load(config_file)
     table = Table("topic", "key", "partitions", "replication", "configuration")
     keys = {topic.name: topic.key for topic in contract.topics.values()}
-    for topic in wanted_topics(contract, settings.topics):
+    for topic in desired_topics(contract, settings):
         table.add_row(
             topic.name,
             keys[topic.name] or "-",
@@ -59,16 +61,28 @@ def list_topics(config_file: ConfigFile = None) -> None:
 
 @app.command()
 def check(config_file: ConfigFile = None) -> None:
-    """Compare Kafka's topics with the contract; exit with 1 when they differ. Changes nothing.
+    """Compare the topics on Kafka with the contract. Changes nothing.
+
+    Compares partitions, replication, configuration, this user's access and the maximum record size; warns about a
+    topic whose records are in more than one wire format. Exits with 1 if there is a difference.
 
     Example, before a deployment: `BRIDGE_KAFKA_BOOTSTRAP_SERVERS=kafka:9092 gumlet-bridge topics check`
     """
     settings, contract = _load(config_file)
-    findings = _run_with_kafka(settings, _survey(settings, contract))
-    if not findings:
-        Console().print(f"All {len(contract.topics)} topics are as the contract says.")
+    differences = _compare(settings, contract)
+    existing = {topic.name for topic in contract.topics.values()} - {
+        difference.topic for difference in differences if difference.kind in ("missing", "access", "unreadable")
+    }
+    for topic, formats in asyncio.run(find_mixed_formats(settings.kafka, existing)).items():
+        typer.echo(
+            f"Warning: {topic} has records in the wire formats {' and '.join(formats)}. Consumers with a registry's "
+            "deserializer fail at plain records. Fix: let the plain records expire, or use a new topic.",
+            err=True,
+        )
+    if not differences:
+        Console().print(f"All {len(contract.topics)} topics match the contract.")
         return
-    Console().print(_differences(findings))
+    Console().print(_differences(differences))
     raise typer.Exit(1)
 
 
@@ -76,51 +90,54 @@ def check(config_file: ConfigFile = None) -> None:
 def apply_(
     config_file: ConfigFile = None,
     *,
-    configure: Annotated[bool, typer.Option("--configure", help="Also set configuration that differs.")] = False,
-    grow: Annotated[
-        bool,
-        typer.Option("--grow", help="Also add partitions that are too few: keys move to other partitions."),
+    update_config: Annotated[
+        bool, typer.Option("--update-config", help="Also set configuration entries that differ.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, and change nothing.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    add_partitions: Annotated[
+        bool,
+        typer.Option("--add-partitions", help="Also add missing partitions: keys are assigned to other partitions."),
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the changes, apply none.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Apply without asking.")] = False,
 ) -> None:
-    """Make the topics that are missing; change those that exist only where told to.
+    """Create missing topics; modify existing ones only with --update-config or --add-partitions.
 
-    Shows what it will do and asks first.
+    Shows the changes and asks before it applies them.
 
     Examples:
-    - what would happen: `gumlet-bridge topics apply --dry-run`
+    - show the changes: `gumlet-bridge topics apply --dry-run`
 
-    - from a script: `gumlet-bridge topics apply --yes`
+    - in a script: `gumlet-bridge topics apply --yes`
 
-    - with retention and cleanup as the contract says: `gumlet-bridge topics apply --configure`
+    - set retention and cleanup to the contract's values: `gumlet-bridge topics apply --update-config`
     """
     settings, contract = _load(config_file)
     console = Console()
-    findings = _run_with_kafka(settings, _survey(settings, contract))
-    chosen = [finding for finding in findings if _applies(finding, configure=configure, grow=grow)]
-    if left := [finding for finding in findings if finding not in chosen]:
-        console.print(_differences(left, "stays as it is"))
+    differences = _compare(settings, contract)
+    chosen = [
+        difference
+        for difference in differences
+        if difference.kind == "missing"
+        or (difference.kind == "config" and update_config)
+        or (is_addition(difference) and add_partitions)
+    ]
+    if remaining := [difference for difference in differences if difference not in chosen]:
+        console.print(_differences(remaining, "not changed"))
     if not chosen:
         console.print("Nothing to change.")
         return
     console.print(_changes(chosen))
-    if any(finding.kind == "partitions" for finding in chosen):
+    if any(is_addition(difference) for difference in chosen):
         console.print(PARTITION_WARNING)
     if dry_run:
         return
     if not yes:
-        typer.confirm(f"Make these {len(chosen)} changes?", abort=True)
-    refusals = _run_with_kafka(settings, _apply(settings, contract, chosen))
-    if refusals:
-        raise BridgeError("Kafka refused:\n" + "\n".join(map(str, refusals)))
-    console.print(f"{len(chosen)} changes made.")
-
-
-def _applies(finding: Finding, *, configure: bool, grow: bool) -> bool:
-    if finding.kind == "partitions":
-        return grow and int(finding.wanted) > int(finding.found)
-    return finding.kind == "missing" or (finding.kind == "config" and configure)
+        typer.confirm(f"Apply {len(chosen)} changes? (--yes skips this question)", abort=True)
+    with translate_kafka_errors(settings.kafka):
+        rejected = asyncio.run(_apply(settings, contract, chosen))
+    if rejected:
+        raise BridgeError("Kafka rejected changes:\n" + "\n".join(map(str, rejected)))
+    console.print(f"{len(chosen)} changes applied.")
 
 
 def _load(config_file: Path | None) -> tuple[config.Settings, Contract]:
@@ -128,32 +145,31 @@ def _load(config_file: Path | None) -> tuple[config.Settings, Contract]:
     return settings, Contract.load(settings.topics.prefix)
 
 
-async def _survey(settings: config.Settings, contract: Contract) -> list[Finding]:
-    async with admin_client(settings.kafka) as admin:
-        return await survey(admin, contract, settings.topics)
+def _compare(settings: config.Settings, contract: Contract) -> list[TopicDifference]:
+    async def compare() -> list[TopicDifference]:
+        async with kafka_client(settings.kafka) as client:
+            return (await diff_topics(client, contract, settings)).differences
 
-
-async def _apply(settings: config.Settings, contract: Contract, findings: Iterable[Finding]) -> list[ChangeRejected]:
-    async with admin_client(settings.kafka) as admin:
-        return await apply(admin, contract, settings.topics, findings)
-
-
-def _run_with_kafka(settings: config.Settings, conversation: Coroutine[Any, Any, T]) -> T:
-    """Run what needs Kafka; say in one line when it does not answer."""
-    # aiokafka's own line on standard error stays: it alone tells a refused password from a Kafka that is away.
     with translate_kafka_errors(settings.kafka):
-        return asyncio.run(conversation)
+        return asyncio.run(compare())
 
 
-def _changes(findings: Iterable[Finding]) -> Table:
-    table = Table("topic", "what", "now", "then", title="will change")
-    for finding in findings:
-        table.add_row(finding.topic, finding.subject, finding.found, finding.wanted)
+async def _apply(
+    settings: config.Settings, contract: Contract, differences: Iterable[TopicDifference]
+) -> list[ChangeRejected]:
+    async with kafka_client(settings.kafka) as client:
+        return await apply_changes(client, contract, settings, differences)
+
+
+def _changes(differences: Iterable[TopicDifference]) -> Table:
+    table = Table("topic", "subject", "now", "new", title="changes")
+    for difference in differences:
+        table.add_row(difference.topic, difference.subject, difference.actual, difference.desired)
     return table
 
 
-def _differences(findings: Iterable[Finding], title: str = "differs from the contract") -> Table:
-    table = Table("topic", "what", "Kafka has", "contract wants", "fix", title=title)
-    for finding in findings:
-        table.add_row(finding.topic, finding.subject, finding.found, finding.wanted, finding.fix)
+def _differences(differences: Iterable[TopicDifference], title: str = "differences from the contract") -> Table:
+    table = Table("topic", "subject", "Kafka has", "contract requires", "fix", title=title)
+    for difference in differences:
+        table.add_row(difference.topic, difference.subject, difference.actual, difference.desired, difference.fix)
     return table

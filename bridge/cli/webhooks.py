@@ -1,4 +1,4 @@
-"""`gumlet-bridge webhooks`: what Gumlet sends where, and making it send here with the token that the bridge believes."""
+"""`gumlet-bridge webhooks`: the webhooks of the Gumlet account: list, create, update, delete, and their history."""
 
 from __future__ import annotations
 
@@ -8,34 +8,33 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import SecretStr
-from yarl import URL
 
-from bridge.cli.output import AsJson, ConfigFile, show_rows
+from bridge.cli.output import AsJson, ConfigFile, DryRun, Yes, confirm, echo, make_app, show_rows
 from bridge.config import settings as config
 from bridge.errors import BridgeError, ConfigError
 from bridge.ingress.tokens import Tokens, active_tokens
 from bridge.operations.gumlet_api import GumletApi, Webhook, gumlet_api
+from bridge.webhook import is_same_url, url_error
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from bridge.config.settings import Settings
 
-app = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode="markdown",
-    help="Gumlet's webhooks: list, subscribe, update, delete, history. Needs BRIDGE_GUMLET_API_KEY.",
+app = make_app(
+    "The webhooks of the Gumlet account: list, create, update, delete, history. Needs BRIDGE_GUMLET_API_KEY."
 )
 
 COLUMNS = ("id", "url", "sources", "triggers", "token")
-Identity = Annotated[str, typer.Argument(metavar="ID", help="The webhook's id at Gumlet.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be sent, and send nothing.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+DEFAULT_TRIGGERS = ("status", "live-video-status")
+"""All events of videos and of live streams; `status` alone brings no live events."""
+NO_TOKEN = "No token is configured for Gumlet to send. Fix: BRIDGE_TOKENS or BRIDGE_TOKENS_FILE."  # noqa: S105 - a message
+WebhookId = Annotated[str, typer.Argument(metavar="ID", help="Id of the webhook, from `webhooks list`.")]
 
 
 @app.command("list")
-def list_(as_json: AsJson = False, config_file: ConfigFile = None) -> None:  # noqa: FBT002
-    """List the account's webhooks, and whether each sends a token that the bridge is configured with.
+def list_(*, as_json: AsJson = False, config_file: ConfigFile = None) -> None:
+    """List the account's webhooks, and whether each sends a token of the bridge's configuration. Changes nothing.
 
     Example: `gumlet-bridge webhooks list`
     """
@@ -45,89 +44,108 @@ def list_(as_json: AsJson = False, config_file: ConfigFile = None) -> None:  # n
         async with _api(settings) as api:
             return await api.webhooks()
 
-    show_rows([_row(each, settings) for each in asyncio.run(find())], COLUMNS, as_json=as_json)
+    show_rows(
+        [_row(webhook, settings) for webhook in asyncio.run(find())],
+        COLUMNS,
+        as_json=as_json,
+        empty="The account has no webhooks: Gumlet sends nothing. Create one with `gumlet-bridge webhooks create`.",
+    )
 
 
 @app.command()
-def subscribe(  # noqa: PLR0913, PLR0917 - one parameter for each option
-    url: Annotated[str, typer.Option(help="Where Gumlet reaches the bridge: https://HOST/webhooks/gumlet/SOURCE.")],
-    source: Annotated[list[str], typer.Option(help="Id of a workspace (collection) at Gumlet; may be repeated.")],
-    trigger: Annotated[list[str] | None, typer.Option(help="status, or single event types.")] = None,
-    dry_run: DryRun = False,  # noqa: FBT002
-    yes: Yes = False,  # noqa: FBT002
+def create(  # noqa: PLR0913 - one parameter for each option
+    *,
+    url: Annotated[
+        str, typer.Option(help="Public URL of the bridge: https://HOST/webhooks/gumlet or .../webhooks/gumlet/SOURCE.")
+    ],
+    source: Annotated[list[str], typer.Option(help="Id of a workspace (collection) at Gumlet; can be repeated.")],
+    trigger: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="status, live-video-status, or single event types; can be repeated.",
+            show_default=" and ".join(DEFAULT_TRIGGERS),
+        ),
+    ] = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
     config_file: ConfigFile = None,
 ) -> None:
-    """Make Gumlet send its webhooks to the bridge, with the first token that the bridge is configured with.
+    """Create a webhook at Gumlet that sends events to the bridge, with the first token of the bridge's configuration.
 
-    Shows first what will be sent. A webhook with the same URL and sources is not made twice: it is made right if its
-    token or triggers differ.
+    Shows the webhook and asks first. A webhook with the same URL and sources is not created twice: its token and
+    triggers are updated if they differ.
 
-    Example:
-    `gumlet-bridge webhooks subscribe --url https://hooks.example.com/webhooks/gumlet --source 5f462c1561cf8a766464ffc4`
+    Examples:
+    - `gumlet-bridge webhooks create --dry-run --url https://hooks.example.com/webhooks/gumlet --source 5f462c1561cf`
+
+    - `gumlet-bridge webhooks create --yes --url https://hooks.example.com/webhooks/gumlet --source 5f462c1561cf`
     """
     settings = config.load(config_file)
-    target = URL(url)
-    if target.scheme not in ("http", "https") or not target.host:
-        raise typer.BadParameter(f"{url!r} is not an http:// or https:// URL", param_hint="--url")
-    triggers = trigger or ["status"]
+    _check_url(url, settings)
+    triggers = trigger or list(DEFAULT_TRIGGERS)
     token = _tokens(settings)[:1]
     if not token:
-        raise ConfigError("No token to give to Gumlet. Fix: BRIDGE_TOKENS or BRIDGE_TOKENS_FILE, as the daemon has it.")
+        raise ConfigError(NO_TOKEN)
 
-    async def make() -> Webhook | None:
+    async def find_or_create() -> Webhook | None:
         async with _api(settings) as api:
-            existing = [each for each in await api.webhooks() if each.url == url and set(each.sources) == set(source)]
+            existing = [
+                each for each in await api.webhooks() if is_same_url(each.url, url) and set(each.sources) == set(source)
+            ]
             if existing:
                 return await _update_existing(api, existing[0], triggers, token[0], settings, dry_run=dry_run, yes=yes)
             wanted = Webhook("(new)", url, tuple(source), tuple(triggers), token[0])
-            if not _confirm("Gumlet will be told:", _row(wanted, settings), dry_run=dry_run, yes=yes):
+            if not _confirm("This webhook will be created:", _row(wanted, settings), dry_run=dry_run, yes=yes):
                 return None
             return await api.create_webhook(url, source, triggers, token[0])
 
-    if (made := asyncio.run(make())) is not None:
-        show_rows([_row(made, settings)], COLUMNS, as_json=False)
+    if (webhook := asyncio.run(find_or_create())) is not None:
+        show_rows([_row(webhook, settings)], COLUMNS, as_json=False)
 
 
 @app.command()
-def update(  # noqa: PLR0913, PLR0917 - one parameter for each option
-    identity: Identity,
+def update(  # noqa: PLR0913 - one parameter for each option
+    webhook_id: WebhookId,
+    *,
     url: Annotated[str | None, typer.Option(help="The new URL.")] = None,
-    source: Annotated[list[str] | None, typer.Option(help="The new sources, all of them; may be repeated.")] = None,
+    source: Annotated[list[str] | None, typer.Option(help="The new sources, all of them; can be repeated.")] = None,
     trigger: Annotated[list[str] | None, typer.Option(help="The new triggers, all of them.")] = None,
-    token: Annotated[bool, typer.Option("--token", help="Send the bridge's first token: for rotation.")] = False,  # noqa: FBT002
-    dry_run: DryRun = False,  # noqa: FBT002
-    yes: Yes = False,  # noqa: FBT002
+    token: Annotated[bool, typer.Option("--token", help="Set the bridge's first token, for token rotation.")] = False,
+    dry_run: DryRun = False,
+    yes: Yes = False,
     config_file: ConfigFile = None,
 ) -> None:
-    """Change a webhook. What is not named stays.
+    """Change a webhook at Gumlet. Properties that are not named keep their values. Shows the changes and asks first.
 
     Example, after BRIDGE_TOKENS became `new,old`: `gumlet-bridge webhooks update 66f0c3d2a1 --token`
     """
     settings = config.load(config_file)
+    if url:
+        _check_url(url, settings)
     changes: dict[str, Any] = {"url": url, "sources": source, "triggers": trigger}
     changes = {name: value for name, value in changes.items() if value}
     shown = dict(changes)
     if token:
         if not (known := _tokens(settings)):
-            raise ConfigError("No token to give to Gumlet. Fix: BRIDGE_TOKENS or BRIDGE_TOKENS_FILE.")
+            raise ConfigError(NO_TOKEN)
         changes["secret_token"] = known[0].get_secret_value()
-        shown["token"] = "the bridge's first"  # noqa: S105 - no token
+        shown["token"] = "the bridge's first token"  # noqa: S105 - a description
     if not changes:
         raise typer.BadParameter("nothing to change: name --url, --source, --trigger or --token")
 
     async def change() -> Webhook | None:
         async with _api(settings) as api:
-            if not _confirm(f"Webhook {identity} will have:", shown, dry_run=dry_run, yes=yes):
+            if not _confirm(f"Webhook {webhook_id} will be changed:", shown, dry_run=dry_run, yes=yes):
                 return None
-            return await api.update_webhook(identity, changes)
+            return await api.update_webhook(webhook_id, changes)
 
     if (changed := asyncio.run(change())) is not None:
         show_rows([_row(changed, settings)], COLUMNS, as_json=False)
 
 
 @app.command()
-def delete(identity: Identity, yes: Yes = False, config_file: ConfigFile = None) -> None:  # noqa: FBT002
-    """Remove a webhook: Gumlet then sends nothing there any more.
+def delete(webhook_id: WebhookId, *, yes: Yes = False, config_file: ConfigFile = None) -> None:
+    """Delete a webhook: Gumlet no longer sends its events. Shows the webhook and asks first.
 
     Example: `gumlet-bridge webhooks delete 66f0c3d2a1`
     """
@@ -135,23 +153,26 @@ def delete(identity: Identity, yes: Yes = False, config_file: ConfigFile = None)
 
     async def remove() -> None:
         async with _api(settings) as api:
-            found = [each for each in await api.webhooks() if each.id == identity]
+            found = [each for each in await api.webhooks() if each.id == webhook_id]
             if not found:
-                raise BridgeError(f"Gumlet has no webhook {identity}. Fix: an id from `gumlet-bridge webhooks list`.")
-            if _confirm("This webhook will be removed:", _row(found[0], settings), dry_run=False, yes=yes):
-                await api.delete_webhook(identity)
+                raise BridgeError(f"Gumlet has no webhook {webhook_id}. Fix: an id from `gumlet-bridge webhooks list`.")
+            if _confirm("This webhook will be deleted:", _row(found[0], settings), dry_run=False, yes=yes):
+                await api.delete_webhook(webhook_id)
 
     asyncio.run(remove())
 
 
 @app.command()
 def history(
-    identity: Identity,
+    webhook_id: WebhookId,
+    *,
     status: Annotated[str | None, typer.Option(help="Only success, retrying or failed.")] = None,
-    as_json: AsJson = False,  # noqa: FBT002
+    as_json: AsJson = False,
     config_file: ConfigFile = None,
 ) -> None:
-    """Show what became of a webhook's deliveries. What failed never comes again: see `gumlet-bridge reconcile`.
+    """Show the outcome of a webhook's deliveries. Changes nothing.
+
+    Gumlet does not send failed deliveries again: `gumlet-bridge reconcile` publishes their events.
 
     Example: `gumlet-bridge webhooks history 66f0c3d2a1 --status failed`
     """
@@ -168,14 +189,21 @@ def history(
                     "retries": each.retries,
                     "id": each.id,
                 }
-                for each in await api.history(identity)
+                for each in await api.history(webhook_id)
                 if status in (None, each.status)
             ]
 
-    show_rows(asyncio.run(find()), ("created_at", "event", "asset_id", "status", "retries"), as_json=as_json)
+    columns = ("created_at", "event", "asset_id", "status", "retries")
+    empty = f"No {status} deliveries." if status else "Gumlet has not sent anything to this webhook yet."
+    show_rows(asyncio.run(find()), columns, as_json=as_json, empty=empty)
 
 
-async def _update_existing(  # noqa: PLR0913 - what there is, what is wanted, and how to ask
+def _check_url(url: str, settings: Settings) -> None:
+    if problem := url_error(url, settings.allowed_sources):
+        raise typer.BadParameter(problem, param_hint="--url")
+
+
+async def _update_existing(  # noqa: PLR0913 - the webhook, the wanted values, and how to confirm
     api: GumletApi,
     webhook: Webhook,
     triggers: list[str],
@@ -185,34 +213,39 @@ async def _update_existing(  # noqa: PLR0913 - what there is, what is wanted, an
     dry_run: bool,
     yes: bool,
 ) -> Webhook | None:
-    """Make an existing webhook right; change nothing when it is."""
+    """Update what differs from the wanted values; change nothing when nothing differs."""
     changes: dict[str, Any] = {}
     if set(webhook.triggers) != set(triggers):
         changes["triggers"] = triggers
     if webhook.token not in _tokens(settings):
         changes["secret_token"] = token.get_secret_value()
     if not changes:
-        typer.echo(f"Gumlet already has it as webhook {webhook.id}; nothing to do.", err=True)
+        echo(f"Webhook {webhook.id} exists and is up to date; nothing to do.")
         return webhook
-    if not _confirm(
-        f"Webhook {webhook.id} exists; what differs:", {"changes": sorted(changes)}, dry_run=dry_run, yes=yes
-    ):
+    title = f"Webhook {webhook.id} exists and will be changed:"
+    if not _confirm(title, {"changes": sorted(changes)}, dry_run=dry_run, yes=yes):
         return None
     return await api.update_webhook(webhook.id, changes)
 
 
-def _confirm(title: str, what: dict[str, Any], *, dry_run: bool, yes: bool) -> bool:
-    typer.echo(title, err=True)
-    for name, value in what.items():
-        typer.echo(f"  {name}: {', '.join(value) if isinstance(value, list) else value}", err=True)
-    return not dry_run and (yes or typer.confirm("Do it?", abort=True, err=True))
+def _confirm(title: str, properties: dict[str, Any], *, dry_run: bool, yes: bool) -> bool:
+    """Show a change and ask; return False for a dry run."""
+    echo(title)
+    for name, value in properties.items():
+        echo(f"  {name}: {', '.join(value) if isinstance(value, list) else value}")
+    if dry_run:
+        return False
+    confirm("Proceed?", yes=yes)
+    return True
 
 
 def _tokens(settings: Settings) -> list[SecretStr]:
-    """Return every token that the bridge believes, the first first."""
-    Tokens.from_settings(settings.model_copy(update={"allow_unauthenticated": True}))  # what cannot be used is told
-    filed = active_tokens(settings.tokens_file.read_text()) if settings.tokens_file else []
-    return [*settings.token_list, *map(SecretStr, filed)]
+    """Return every token that the bridge accepts, in the order of the configuration."""
+    Tokens.from_settings(
+        settings.model_copy(update={"allow_unauthenticated": True})
+    )  # raises for a token that is not valid
+    from_file = active_tokens(settings.tokens_file) if settings.tokens_file else []
+    return [*settings.token_list, *map(SecretStr, from_file)]
 
 
 def _row(webhook: Webhook, settings: Settings) -> dict[str, Any]:
@@ -228,5 +261,5 @@ def _row(webhook: Webhook, settings: Settings) -> dict[str, Any]:
 
 @asynccontextmanager
 async def _api(settings: Settings) -> AsyncIterator[GumletApi]:
-    async with gumlet_api(settings.gumlet, lambda words: typer.echo(words, err=True)) as api:
+    async with gumlet_api(settings.gumlet, echo) as api:
         yield api

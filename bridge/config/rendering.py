@@ -1,6 +1,6 @@
-"""What a user is told about mistakes in the configuration: each by its name, what is wrong, how to mend it.
+"""Renders the configuration as text: mistakes with their fixes, the example file, the effective settings.
 
-Also the tables that teach the configuration: the example file and what is in force. Pure: models in, text out.
+Pure functions: settings models in, text out. Secrets are rendered as asterisks.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 _IGNORED_VARIABLES = re.compile(
     r"BRIDGE_TEST_.*|BRIDGE_(.*_)?SERVICE_(HOST|PORT.*)|BRIDGE_(.*_)?PORT(_\d+_(TCP|UDP).*)?"
 )
-"""Set for the tests, and by Kubernetes for every Service whose name begins with `bridge`: not settings."""
+"""Variables that are not settings: those of the tests, and those that Kubernetes sets for each Service `bridge…`."""
 
 EXAMPLES = {
     "BRIDGE_TOKENS": "$(openssl rand -hex 32)",
@@ -33,11 +33,12 @@ EXAMPLES = {
     "BRIDGE_REGISTRY_USERNAME": "bridge",
     "BRIDGE_REGISTRY_SSL_CAFILE": "/etc/ssl/registry-ca.pem",
     "BRIDGE_ALLOWED_SOURCES": "production,staging",
+    "BRIDGE_ADMIN_ALLOWED_HOSTS": "bridge,*.bridge-pods",
 }
 
 
 def fields(model: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], FieldInfo]]:
-    """Yield each setting with its path (`("journal", "dir")`), sections after plain settings."""
+    """Yield each setting with its path, for example `("journal", "dir")`: top-level settings first, then sections."""
     nested = []
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
@@ -48,22 +49,25 @@ def fields(model: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[tuple
         yield from fields(section, (*path, name))
 
 
-def variable(prefix: str, path: tuple[str, ...]) -> str:
-    """Return the environment's name of a setting."""
+def env_name(prefix: str, path: tuple[str, ...]) -> str:
+    """Return the environment variable of a setting."""
     return prefix + "_".join(path).upper()
 
 
-def report(
+def format_errors(
     model: type[BaseModel], prefix: str, mistakes: list[dict[str, Any]], environment: Mapping[str, str]
 ) -> list[str]:
-    """Return a line for each mistake: pydantic's, and names in the environment that mean nothing. Empty: none."""
-    known = {variable(prefix, path): field for path, field in fields(model)}
+    """Return one line for each validation error, and for each variable with our prefix that is not a setting."""
+    known = {env_name(prefix, path): field for path, field in fields(model)}
     lines = [_format_error(prefix, known, mistake) for mistake in mistakes]
-    told = {variable(prefix, _path(mistake)) for mistake in mistakes}
+    named = {env_name(prefix, _path(mistake)) for mistake in mistakes}
     lines += [
         f"{name}: no such setting. {_nearest(name, known)}"
         for name in sorted(environment)
-        if name.startswith(prefix) and name not in known and name not in told and not _IGNORED_VARIABLES.fullmatch(name)
+        if name.startswith(prefix)
+        and name not in known
+        and name not in named
+        and not _IGNORED_VARIABLES.fullmatch(name)
     ]
     return list(dict.fromkeys(lines))
 
@@ -74,7 +78,7 @@ def _path(mistake: dict[str, Any]) -> tuple[str, ...]:
 
 def _format_error(prefix: str, known: Mapping[str, FieldInfo], mistake: dict[str, Any]) -> str:
     path = _path(mistake)
-    name = variable(prefix, path)
+    name = env_name(prefix, path)
     if mistake["type"] == "extra_forbidden":
         return f"{'.'.join(path)}: no such setting. {_nearest(name, known)}"
     message = re.sub(r"^(Value error, )", "", mistake["msg"])
@@ -89,11 +93,11 @@ def _nearest(name: str, known: Mapping[str, FieldInfo]) -> str:
 
 
 def _fix(name: str, field: FieldInfo) -> str:
-    example = EXAMPLES.get(name)
-    if example is None:
+    value = EXAMPLES.get(name)
+    if value is None:
         default = field.get_default(call_default_factory=False)
-        example = "…" if default in {None, (), ""} else str(default)
-    return f"Fix: for example {name}={example} ({field.description})"
+        value = "…" if default in {None, (), ""} else str(default)
+    return f"Fix: for example {name}={value} ({field.description})"
 
 
 def _toml(value: Any) -> str:
@@ -102,22 +106,23 @@ def _toml(value: Any) -> str:
     if isinstance(value, Path):
         value = str(value)
     if isinstance(value, tuple):
-        return "[" + ", ".join(_toml(each) for each in value) + "]"
-    # A TOML basic string, number and boolean are written as in JSON.
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    # TOML's basic strings, numbers and booleans have the syntax of JSON.
     return json.dumps(value, ensure_ascii=False)
 
 
-def as_toml(settings: BaseModel) -> str:
-    """Write what is in force as a TOML file, secrets as asterisks, what is not set as a comment."""
-    return _render(type(settings), settings, teach=False)
+def render_toml(settings: BaseModel) -> str:
+    """Return the effective settings as TOML: secrets as asterisks, settings without a value as comments."""
+    return _render(type(settings), settings)
 
 
-def example(model: type[BaseModel]) -> str:
-    """Write a TOML file with every setting, commented out at its default, each with what it means."""
-    return _render(model, None, teach=True)
+def render_example_toml(model: type[BaseModel]) -> str:
+    """Return a TOML file with every setting at its default, commented out, each with its description."""
+    return _render(model, None)
 
 
-def _render(model: type[BaseModel], settings: BaseModel | None, *, teach: bool) -> str:
+def _render(model: type[BaseModel], settings: BaseModel | None) -> str:
+    example = settings is None
     lines: list[str] = []
     section: tuple[str, ...] = ()
     for path, field in fields(model):
@@ -127,9 +132,9 @@ def _render(model: type[BaseModel], settings: BaseModel | None, *, teach: bool) 
         value: Any = settings
         for part in path:
             value = getattr(value, part, None)
-        if settings is None:
+        if example:
             value = field.get_default(call_default_factory=True)
-        if teach:
+        if example:
             lines += ["", f"# {field.description}"]
-        lines.append(f"# {path[-1]} =" if value is None else f"{'# ' if teach else ''}{path[-1]} = {_toml(value)}")
+        lines.append(f"# {path[-1]} =" if value is None else f"{'# ' if example else ''}{path[-1]} = {_toml(value)}")
     return "\n".join(lines).strip() + "\n"

@@ -1,8 +1,8 @@
 """Configuration: one frozen object, read once, every mistake reported at once with its fix.
 
 Sources, the first that names a setting wins: the command line, the environment (`BRIDGE_JOURNAL_DIR`), `.env`,
-the TOML file given by `--config` (`[journal] dir = …`), the default. Unknown names are refused. Secrets are
-`SecretStr`: they print as asterisks everywhere, and only `auth` and the clients that send them ask for their value.
+the TOML file given by `--config` (`[journal] dir = …`), the default. Unknown names are mistakes. Secrets are
+`SecretStr`: they print as asterisks, and only the parts that compare or send them read their value.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -24,13 +24,14 @@ from pydantic import (
 )
 from pydantic_settings import (
     BaseSettings,
+    InitSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    TomlConfigSettingsSource,
 )
 
-from bridge.config.rendering import report
+from bridge.config.address import Address, parse_address
+from bridge.config.rendering import format_errors
 from bridge.config.sections import (
     GumletSettings,
     JournalSettings,
@@ -40,29 +41,16 @@ from bridge.config.sections import (
     RegistrySettings,
     TopicsSettings,
 )
+from bridge.config.sources import CleanedSource, read_toml
 from bridge.errors import ConfigError
+from bridge.webhook import SOURCE_PATTERN
 
 PREFIX = "BRIDGE_"
-
-
-class Address(NamedTuple):
-    """Where to listen. Port 0: any free one."""
-
-    host: str
-    port: int
 
 
 def _address(value: str) -> str:
     parse_address(value)
     return value
-
-
-def parse_address(value: str) -> Address:
-    """Read `HOST:PORT`; an IPv6 host stands in brackets. Raises ValueError."""
-    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]\s]+)):(\d{1,5})", value)
-    if match is None or int(match[3]) > 65535:  # noqa: PLR2004 - the largest port there is
-        raise ValueError("is not HOST:PORT")
-    return Address(match[1] or match[2], int(match[3]))
 
 
 def _split(value: Any) -> Any:
@@ -72,12 +60,12 @@ def _split(value: Any) -> Any:
 
 
 def _join(value: Any) -> Any:
-    # One text, not a tuple: of a tuple pydantic-settings would take BRIDGE_TOKENS_FILE for a part.
+    # A string, not a tuple: pydantic-settings would take BRIDGE_TOKENS_FILE for an item of a tuple.
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else value
 
 
 Listen = Annotated[str, AfterValidator(_address)]
-Source = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Source = Annotated[str, Field(pattern=f"^{SOURCE_PATTERN}$")]
 
 
 class Settings(BaseSettings):
@@ -93,28 +81,33 @@ class Settings(BaseSettings):
         env_ignore_empty=True,
     )
 
-    listen: Listen = Field("0.0.0.0:8080", description="HOST:PORT that Gumlet's webhooks come to.")
+    listen: Listen = Field("0.0.0.0:8080", description="HOST:PORT of the public port, for Gumlet's webhooks.")
     admin_listen: Listen = Field(
         "127.0.0.1:8081",
-        description="HOST:PORT of health, metrics and status. Never open it to the internet.",
+        description="HOST:PORT of the admin port: health, metrics, status. Never open it to the internet.",
+    )
+    admin_allowed_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(
+        (),
+        description="Comma-separated host names by which the admin port may be reached, besides localhost, the host of "
+        "admin_listen and every IP address; *.NAME allows every name below NAME. Other names get 421.",
     )
     allow_unauthenticated: bool = Field(
-        default=False, description="Accept deliveries from anybody. Only for tests and closed networks."
+        default=False, description="Accept deliveries without a token. Only for tests and closed networks."
     )
     tokens_file: FilePath | None = Field(
-        None, description="File of valid tokens, one a line; read again when it changes."
+        None, description="File of valid tokens, one on each line; reloaded when it changes."
     )
     tokens: Annotated[SecretStr, BeforeValidator(_join)] = Field(
         SecretStr(""),
         validate_default=True,
-        description="Comma-separated tokens; a delivery must carry one of them in x-gumlet-token. Several: rotation.",
+        description="Comma-separated tokens; a delivery must carry one in x-gumlet-token. Use two during a rotation.",
     )
     tls_certfile: FilePath | None = Field(
         None,
-        description="PEM file of the certificate, with its chain, for TLS on the public port; read again on change.",
+        description="PEM file of the certificate and its chain, for TLS on the public port; reloaded when it changes.",
     )
     tls_keyfile: FilePath | None = Field(
-        None, validate_default=True, description="PEM file of its key, without a password."
+        None, validate_default=True, description="PEM file of the certificate's key, without a password."
     )
     allowed_sources: Annotated[tuple[Source, ...], NoDecode, BeforeValidator(_split)] = Field(
         (),
@@ -122,18 +115,18 @@ class Settings(BaseSettings):
         "digits, '.', '_', '-'.",
     )
     ack: Literal["journal", "kafka"] = Field(
-        "journal", description="What 200 means: on this replica's disk (journal), or on Kafka (kafka)."
+        "journal", description="What a 200 guarantees: stored on this replica's disk (journal), or on Kafka (kafka)."
     )
     ack_timeout_seconds: float = Field(
-        10, gt=0, description="With ack = kafka: how long a delivery waits for Kafka before it gets 503."
+        10, gt=0, description="With ack = kafka: how long a delivery waits for Kafka before it is answered 503."
     )
     max_body_bytes: int = Field(
         512 * 1024,
         ge=1024,
-        # A dead letter holds the body in base64 and must fit in Kafka's default message of 1 MiB.
+        # A dead letter contains the body in base64 and must fit in Kafka's default limit of 1 MiB.
         le=700_000,
-        description="Largest body accepted, before and after decompression; more gets 413. Gumlet's are about 2 KiB; "
-        "Kafka takes 1 MiB, and a dead letter holds the body in base64.",
+        description="Largest body, before and after decompression; a larger one gets 413. Gumlet's are about 2 KiB; "
+        "Kafka's default limit is 1 MiB, and a dead letter contains the body in base64.",
     )
     max_headers: int = Field(
         64,
@@ -154,8 +147,8 @@ class Settings(BaseSettings):
     keepalive_timeout_seconds: float = Field(
         75,
         gt=0,
-        description="How long an idle connection stays open: longer than the usual proxy's 60, so that the proxy "
-        "closes first and meets no closed connection.",
+        description="How long an idle connection stays open: longer than the usual 60 s of proxies, so that a proxy "
+        "does not reuse a connection that the bridge has closed.",
     )
     max_connections: int = Field(
         4096,
@@ -169,11 +162,11 @@ class Settings(BaseSettings):
         description="The same for each sender's address; 0: no limit, because behind a proxy or load balancer all "
         "connections have its address. Where senders reach the port directly, 256 is ample.",
     )
-    retry_after_seconds: int = Field(30, ge=0, description="What a 503 tells the sender in Retry-After.")
+    retry_after_seconds: int = Field(30, ge=0, description="Value of Retry-After in a 503 response.")
     shutdown_timeout_seconds: float = Field(
         25, gt=0, description="How long a stop may take to finish what is in flight and drain to Kafka."
     )
-    reuse_port: bool = Field(default=False, description="Let several processes of one machine share the port.")
+    reuse_port: bool = Field(default=False, description="Allow several processes on one machine to share the port.")
     journal: JournalSettings = JournalSettings()
     queue: QueueSettings = QueueSettings()
     kafka: KafkaSettings = KafkaSettings()
@@ -182,11 +175,18 @@ class Settings(BaseSettings):
     log: LogSettings = LogSettings()
     gumlet: GumletSettings = GumletSettings()
 
+    @field_validator("tokens")
+    @classmethod
+    def _check_tokens_have_no_spaces(cls, value: SecretStr) -> SecretStr:
+        if any(re.search(r"\s", token.strip()) for token in value.get_secret_value().split(",")):
+            raise ValueError("contains a space inside a token; names and expiry dates belong in tokens_file")
+        return value
+
     @field_validator("tls_keyfile")
     @classmethod
     def _key_goes_with_certificate(cls, value: Any, info: ValidationInfo) -> Any:
         if "tls_certfile" in info.data and (value is None) != (info.data["tls_certfile"] is None):
-            raise ValueError("goes with tls_certfile: set both or neither")
+            raise ValueError("requires tls_certfile, and tls_certfile requires it: set both or neither")
         return value
 
     @classmethod
@@ -198,61 +198,75 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the base class's signature
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Name the sources; `toml_file` is set by `load`."""
-        return init_settings, env_settings, dotenv_settings, TomlConfigSettingsSource(settings_cls)
+        """Return the sources; `load` adds the TOML file."""
+        return (
+            init_settings,
+            CleanedSource(settings_cls, env_settings),
+            CleanedSource(settings_cls, dotenv_settings),
+        )
 
     @property
     def token_list(self) -> tuple[SecretStr, ...]:
-        """The tokens that are configured themselves, beside those of `tokens_file`."""
-        return tuple(SecretStr(each.strip()) for each in self.tokens.get_secret_value().split(",") if each.strip())
+        """The tokens of the setting `tokens`, without those of `tokens_file`."""
+        return tuple(SecretStr(token.strip()) for token in self.tokens.get_secret_value().split(",") if token.strip())
 
     @property
     def public_address(self) -> Address:
-        """Where the ingress listens."""
+        """The address of the public port."""
         return parse_address(self.listen)
 
     @property
     def admin_address(self) -> Address:
-        """Where the admin port listens."""
+        """The address of the admin port."""
         return parse_address(self.admin_listen)
 
 
 class ServeSettings(Settings):
-    """The configuration of a daemon, which must know whom to believe."""
+    """Settings of the daemon: at least one token is required."""
 
     @field_validator("tokens")
     @classmethod
     def _require_tokens(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
-        told = info.data.get("tokens_file") or info.data.get("allow_unauthenticated")
-        # A tokens_file that is itself a mistake is absent from info.data and has its own line in the report.
-        if not value.get_secret_value().strip(", ") and not told and "tokens_file" in info.data:
-            raise ValueError("or tokens_file is needed: without a token anybody could send events")
+        configured = info.data.get("tokens_file") or info.data.get("allow_unauthenticated")
+        # An invalid tokens_file is absent from info.data and has its own line in the report.
+        if not value.get_secret_value().strip(", ") and not configured and "tokens_file" in info.data:
+            raise ValueError("or tokens_file is required: without a token anyone could send events")
         return value
 
 
 def load(config_file: Path | None = None, *, serving: bool = False, **overrides: Any) -> Settings:
-    """Read the configuration; `overrides` (what the command line says) win over every source.
+    """Read the configuration; `overrides`, from the command line, win over every source.
 
-    `serving` asks for what only the daemon needs: a token. Raises ConfigError with every mistake and its fix.
+    With `serving`, what only the daemon needs (a token) is required. Raises ConfigError with every mistake and its fix.
     """
     base: type[Settings] = ServeSettings if serving else Settings
     if config_file is not None and not config_file.is_file():
         raise ConfigError(
-            f"{config_file}: no such file. Fix: name a TOML file, or begin with `gumlet-bridge config example`."
+            f"{config_file}: no such file. Fix: name a TOML file; `gumlet-bridge config example` prints one."
         )
 
-    class SettingsWithSources(base):  # type: ignore[misc, valid-type]
-        model_config = SettingsConfigDict(toml_file=config_file, env_file=".env", title=base.__name__)
+    try:
+        document = {} if config_file is None else read_toml(config_file)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{config_file}: {error}. Fix: write valid TOML in UTF-8.") from error
+
+    class SettingsWithFile(base):  # type: ignore[misc, valid-type]
+        model_config = SettingsConfigDict(env_file=".env", env_file_encoding="utf-8-sig", title=base.__name__)
+
+        @classmethod
+        def settings_customise_sources(cls, *arguments: Any, **sources: Any) -> tuple[Any, ...]:
+            inherited = super().settings_customise_sources(*arguments, **sources)
+            return *inherited, InitSettingsSource(cls, document)
 
     mistakes: list[dict[str, Any]] = []
     settings: Settings | None = None
     try:
-        settings = SettingsWithSources(**overrides)
+        settings = SettingsWithFile(**overrides)
     except ValidationError as error:
-        mistakes = [dict(each) for each in error.errors(include_url=False, include_context=False)]
-    except ValueError as error:  # TOML that is no TOML, an environment value that cannot be read
-        raise ConfigError(f"{config_file or 'environment'}: {error}") from error
-    if lines := report(base, PREFIX, mistakes, os.environ):
+        mistakes = [dict(mistake) for mistake in error.errors(include_url=False, include_context=False)]
+    except ValueError as error:  # a value that a source cannot parse
+        raise ConfigError(f"environment: {error}. Fix: correct it.") from error
+    if lines := format_errors(base, PREFIX, mistakes, os.environ):
         raise ConfigError("\n".join(lines))
-    assert settings is not None  # noqa: S101 - without mistakes there is one
+    assert settings is not None  # noqa: S101 - there is one when there are no mistakes
     return settings

@@ -1,4 +1,4 @@
-"""References between the contract's files: followed (`expanded`), or carried along (`bundled`).
+"""References between the contract's files: `dereference` replaces them, `bundle` makes them local to one file.
 
 Pure functions of the files' parsed contents. Only two forms of `$ref` exist in the contract, `common.json#/$defs/…`
 and, inside that file, `#/$defs/…`; a reference to anything else, or to itself, is a `ContractError`.
@@ -30,8 +30,8 @@ def read_files(directory: Path) -> dict[str, dict[str, Any]]:
         raise ContractError(f"{directory}: a schema file cannot be read: {error}") from error
 
 
-def expanded(schema: dict[str, Any], files: Files, within: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Return the schema with each reference replaced by what it refers to."""
+def dereference(schema: dict[str, Any], files: Files, within: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return the schema with each reference replaced by its target."""
 
     def walk(node: Any, within: tuple[str, ...]) -> Any:
         if isinstance(node, list):
@@ -42,17 +42,16 @@ def expanded(schema: dict[str, Any], files: Files, within: tuple[str, ...] = ())
             name = _definition(reference)
             if name in within:
                 raise ContractError(f"{COMMON}: {name} refers to itself")
-            beside = {key: value for key, value in node.items() if key != "$ref"}
-            return walk(_target(name, schema, files), (*within, name)) | walk(beside, within)
+            siblings = {key: value for key, value in node.items() if key != "$ref"}
+            return walk(_target(name, schema, files), (*within, name)) | walk(siblings, within)
         return {key: walk(value, within) for key, value in node.items() if key != "$defs"}
 
-    found = walk(schema, within)
-    assert isinstance(found, dict)  # noqa: S101 - an object stays an object
-    return found
+    whole: dict[str, Any] = walk(schema, within)
+    return whole
 
 
-def bundled(schema: dict[str, Any], files: Files) -> dict[str, Any]:
-    """Return the schema with the definitions that it needs in its own `$defs`: one file that stands alone."""
+def bundle(schema: dict[str, Any], files: Files) -> dict[str, Any]:
+    """Return the schema with the definitions that it needs in its own `$defs`: one self-contained file."""
     needed: dict[str, Any] = {}
 
     def walk(node: Any) -> Any:
@@ -64,7 +63,7 @@ def bundled(schema: dict[str, Any], files: Files) -> dict[str, Any]:
             return {key: walk(value) for key, value in node.items() if key != "$defs"}
         name = _definition(reference)
         if name not in needed:
-            needed[name] = {}  # taken before it is walked, so that a definition may refer to itself
+            needed[name] = {}  # reserved before it is walked, so that a definition may refer to itself
             needed[name] = walk(_target(name, schema, files))
         return node | {"$ref": f"#/$defs/{name}"}
 
@@ -76,11 +75,29 @@ def _definition(reference: str) -> str:
     for prefix in _PREFIXES:
         if reference.startswith(prefix):
             return reference.removeprefix(prefix)
-    raise ContractError(f"{reference} refers to what is no definition of {COMMON}")
+    raise ContractError(f"{reference} is not a reference to a definition in {COMMON}")
 
 
 def _target(name: str, schema: dict[str, Any], files: Files) -> Any:
-    for place in (schema, files.get(COMMON, {})):
-        if name in place.get("$defs", {}):
-            return place["$defs"][name]
+    for owner in (schema, files.get(COMMON, {})):
+        if name in owner.get("$defs", {}):
+            return owner["$defs"][name]
     raise ContractError(f"{COMMON} has no definition {name}")
+
+
+def bundle_union(bundles: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return one schema of any event, from the bundled schema of each event type: `oneOf`, decided by `type`."""
+    definitions: dict[str, Any] = {}
+    for name, whole in sorted(bundles.items()):
+        definitions |= whole.get("$defs", {})
+        definitions[name] = {key: value for key, value in whole.items() if key not in {"$defs", "$id", "$schema"}}
+    references = [{"$ref": f"#/$defs/{name}"} for name in sorted(bundles)]
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": "any-event.json",
+        "title": "Any event",
+        "description": "A record of any typed topic: one schema for each value of `type`.",
+        "oneOf": references,
+        "discriminator": {"propertyName": "type", "mapping": {name: f"#/$defs/{name}" for name in sorted(bundles)}},
+        "$defs": dict(sorted(definitions.items())),
+    }

@@ -1,12 +1,12 @@
-"""The contract: one file in `schemas/` for each topic, and nothing that is not in a file.
+"""The contract: loads the topics and their JSON Schemas from `schemas/`, one file for each topic.
 
-A file says all there is to say of a topic: which event type goes there, the record's schema and examples,
-the property that is the Kafka key, the partitions and the topic's configuration (its `x-topic` block).
-The promises:
+A file defines its topic completely: the event type, the record's schema and examples, the property that is the Kafka
+key, the partitions and the topic's configuration (its `x-topic` block). Invariants:
 
-- `Contract.load` returns a contract that can be used whole, or raises a `ContractError` that names the file.
+- `Contract.load` returns a complete contract, or raises a `ContractError` that names the file.
 - Every reference (`common.json#/$defs/…`) is read from that directory. Nothing is ever fetched.
-- `Topic.violation` is pure and decides by the file alone; `format` is asserted, not only noted.
+- `Topic.first_violation` is pure. `format` is asserted: `date-time` means a time that `to_timestamp` returns, so every
+  time that the validator accepts can be decoded by every later step.
 """
 
 from __future__ import annotations
@@ -20,26 +20,28 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jsonschema_rs
 import orjson
 
+from bridge.contract.converters import is_timestamp
 from bridge.errors import ContractError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 COMMON = "common.json"
-"""The file of shared definitions: it is no topic."""
+"""The file of shared definitions: it describes no topic."""
 DEAD_LETTER = "dead-letter"
-"""The event type of what cannot be published as it is."""
+"""The event type of deliveries that cannot be published as records of their type."""
 UNRECOGNIZED = "unrecognized"
-"""The event type of JSON objects whose type the contract does not have."""
+"""The event type of JSON objects whose type has no topic of its own."""
 
 _MASK = "the value"
-"""Stands for the offending value in a violation's detail: details are logged, bodies never are."""
+"""Replaces the offending value in a violation's detail: details are logged, bodies never are."""
+_FORMATS = {"date-time": is_timestamp}
 _TOPIC_NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")
-"""What Kafka accepts as a topic's name."""
+"""A topic name that Kafka accepts."""
 
 
 class Violation(NamedTuple):
-    """Where a record breaks its schema: `pointer` (RFC 6901, into the record) and what was expected there."""
+    """Where a record violates its schema: `pointer` (RFC 6901, into the record) and what was expected there."""
 
     pointer: str
     detail: str
@@ -50,10 +52,10 @@ class Topic:
     """One Kafka topic and the schema of its records.
 
     `event_type` is the file's name without `.json`, `name` the topic's whole name in Kafka (from version 2 on
-    it ends in the version: a new major is a new topic beside the old), `version` the schema's version,
-    `dataschema` the URN of the two, `key` the record's property that is the Kafka key (None: not one property,
-    and an optional one may be absent), `partitions` how many it is created with (None: as configured), `config`
-    its Kafka configuration, `schema` the parsed file, `path` where it was read.
+    it ends in the version: a new version is a new topic), `version` the schema's version, `dataschema` the URN of the
+    two, `key` the record's property that is the Kafka key (None: the key is not a single property; the property may
+    be optional), `partitions` the number it is created with (None: as configured), `config` its Kafka configuration,
+    `schema` the parsed file, `path` the file.
     """
 
     event_type: str
@@ -67,11 +69,13 @@ class Topic:
     path: Path
     _validator: jsonschema_rs.Validator = field(repr=False)
 
-    def violation(self, record: dict[str, Any]) -> Violation | None:
-        """Return the first place, in the order of the pointers, where `record` breaks the schema, or None."""
-        if self._validator.is_valid(record):
-            return None
-        return min(Violation(_pointer(error), error.message) for error in self._validator.iter_errors(record))
+    def first_violation(self, record: dict[str, Any]) -> Violation | None:
+        """Return the first place where `record` violates the schema, or None. Stops there, so the cost is bounded."""
+        try:
+            self._validator.validate(record)
+        except jsonschema_rs.ValidationError as error:
+            return Violation(_pointer(error), error.message)
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,7 @@ class Contract:
 
     @property
     def dead_letter(self) -> Topic:
-        """The topic of what cannot be published as it is."""
+        """The topic of deliveries that cannot be published as records of their type."""
         return self.topics[DEAD_LETTER]
 
     @property
@@ -92,10 +96,9 @@ class Contract:
 
     @classmethod
     def load(cls, prefix: str = "gumlet.", directory: Path | None = None) -> Contract:
-        """Read the files of `directory` (None: those that came with the bridge).
+        """Read the files of `directory` (None: those of the bridge itself).
 
-        `prefix` begins the name of each topic in Kafka. Raises `ContractError` naming the file and what is
-        wrong with it.
+        Each topic's name in Kafka begins with `prefix`. Raises `ContractError`, which names the file and the error.
         """
         directory = directory or schemas_directory()
         files = {path.name: _read(path) for path in sorted(directory.glob("*.json"))}
@@ -133,21 +136,21 @@ def _topic(path: Path, schema: dict[str, Any], files: dict[str, dict[str, Any]],
     event_type = _require(path, about, "event_type", str)
     version = _require(path, about, "version", int)
     if version < 1:
-        raise ContractError(f"{path}: x-topic.version is {version}, and should be 1 or more")
+        raise ContractError(f"{path}: x-topic.version is {version}, but must be 1 or more")
     name = prefix + event_type.replace("_", "-") + (f".v{version}" if version > 1 else "")
     if path.name != f"{event_type}.json":
-        raise ContractError(f"{path}: x-topic.event_type is {event_type!r}, and so the file's name should be")
+        raise ContractError(f"{path}: x-topic.event_type is {event_type!r}, which the file's name must be too")
     if not _TOPIC_NAME.fullmatch(name):
         raise ContractError(f"{path}: {name!r} cannot be the name of a Kafka topic")
     key = _require(path, about, "key", str, None)
     if key is not None and key not in schema.get("properties", {}):
-        raise ContractError(f"{path}: x-topic.key is {key!r}, which is no property of the record")
+        raise ContractError(f"{path}: x-topic.key is {key!r}, which is not a property of the record")
     partitions = _require(path, about, "partitions", int, None)
     if partitions is not None and partitions < 1:
-        raise ContractError(f"{path}: x-topic.partitions is {partitions}, and should be 1 or more")
+        raise ContractError(f"{path}: x-topic.partitions is {partitions}, but must be 1 or more")
     config = _require(path, about, "config", dict)
     if not all(isinstance(value, str) for value in config.values()):
-        raise ContractError(f"{path}: every value of x-topic.config should be a string, as Kafka takes it")
+        raise ContractError(f"{path}: every value of x-topic.config must be a string")
     return Topic(
         event_type=event_type,
         name=name,
@@ -163,14 +166,14 @@ def _topic(path: Path, schema: dict[str, Any], files: dict[str, dict[str, Any]],
 
 
 def _require(path: Path, about: dict[str, Any], name: str, *types: type | None) -> Any:
-    """Return `about[name]`, which must be there unless None is among the types it may have."""
+    """Return `about[name]`, which must be present unless None is among its types."""
     value = about.get(name)
     if value is None and None in types:
         return None
-    # A bool is an int to isinstance, and never to the contract.
+    # A bool is an int to isinstance, but not in the contract.
     if isinstance(value, bool) or not isinstance(value, tuple(t for t in types if t)):
         expected = " or ".join(t.__name__ if t else "null" for t in types)
-        raise ContractError(f"{path}: x-topic.{name} should be {expected}")
+        raise ContractError(f"{path}: x-topic.{name} must be {expected}")
     return value
 
 
@@ -178,8 +181,8 @@ def _compile(path: Path, schema: dict[str, Any], files: dict[str, dict[str, Any]
     unresolved: list[str] = []
 
     def retrieve(uri: str) -> Any:
-        # A relative reference arrives with the library's own scheme before it. Whatever else is asked for does
-        # not exist: the contract never reaches for the network.
+        # The library puts its own scheme before a relative reference. Anything else does not exist: the contract
+        # never uses the network.
         name = uri.removeprefix("json-schema:///")
         if name not in files:
             unresolved.append(name)
@@ -188,13 +191,13 @@ def _compile(path: Path, schema: dict[str, Any], files: dict[str, dict[str, Any]
 
     try:
         return jsonschema_rs.Draft202012Validator(
-            {"$id": path.name} | schema, retriever=retrieve, mask=_MASK, validate_formats=True
+            {"$id": path.name} | schema, retriever=retrieve, mask=_MASK, validate_formats=True, formats=_FORMATS
         )
     except (ValueError, LookupError, jsonschema_rs.ReferencingError) as error:
-        if unresolved:  # the library's message does not always have the name
+        if unresolved:  # the library's message does not always name it
             raise ContractError(f"{path} refers to {unresolved[0]}, which is not in {path.parent}") from error
-        place = _pointer(error) if isinstance(error, jsonschema_rs.ValidationError) else ""
-        raise ContractError(f"{path} is no valid schema: {place} {getattr(error, 'message', error)}") from error
+        pointer = _pointer(error) if isinstance(error, jsonschema_rs.ValidationError) else ""
+        raise ContractError(f"{path} is not a valid schema: {pointer} {getattr(error, 'message', error)}") from error
 
 
 def _check_unique_names(topics: list[Topic]) -> None:
@@ -206,7 +209,7 @@ def _check_unique_names(topics: list[Topic]) -> None:
 
 
 def _pointer(error: jsonschema_rs.ValidationError) -> str:
-    # What is missing has no place of its own, but the reader looks for its name.
+    # The error of a missing property points to its object: its name is appended.
     missing = [error.kind.property] if isinstance(error.kind, jsonschema_rs.ValidationErrorKind.Required) else []
     parts = [*error.instance_path, *missing]
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in parts)

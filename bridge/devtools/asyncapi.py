@@ -1,7 +1,7 @@
-"""The contract as an AsyncAPI 3.0 document, made from the schema files: the two cannot differ.
+"""Renders the contract as an AsyncAPI 3.0 document (`schemas/asyncapi.yaml`) from the schema files.
 
 Each topic is a channel with its Kafka binding, and has one message with its key, its CloudEvents headers, its
-schema by reference (`./<event type>.json`), and the examples of `examples/`. The bridge sends all of them.
+schema by reference (`./<event type>.json`), and examples of `examples/`. The bridge sends all of them.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 FILE = "asyncapi.yaml"
 _BINDING_VERSION = "0.5.0"
-_COMMENT = "# Made from the schema files by `gumlet-bridge schemas asyncapi --write`: change those, not this.\n"
+_COMMENT = "# Generated from the schema files by `gumlet-bridge schemas asyncapi --write`: change those, not this.\n"
 _KIND = {"retention.ms": int, "retention.bytes": int, "delete.retention.ms": int, "max.message.bytes": int}
-"""Kafka's configuration is text; the binding has these as numbers."""
-_EXAMPLES = 3
-"""How many examples a message shows: all of them are in `examples/`."""
+"""Topic settings that are text in Kafka and numbers in the binding."""
+_MAX_EXAMPLES = 3
+"""Examples of a message in the document: all of them are in `examples/`."""
 
 _INTRODUCTION = """\
 Gumlet's webhooks as records on Kafka. Each record is a CloudEvent 1.0 in the Kafka protocol binding's binary mode:
 the attributes are headers, the value is the JSON that the channel's schema describes.
 
-Delivery is at least once: a repeat has the same `ce_id`. Records of one key are in one partition, in the order of
-their receipt. Read the schemas as open: ignore a property that you do not know. `README.md` beside this file has
+Delivery is at least once: a duplicate has the same `ce_id`. Records of one key are in one partition, in the order of
+their receipt. Read the schemas as open: ignore properties that you do not know. `README.md` beside this file has
 the consumer's guide and every field.
 """
 _HEADERS: dict[str, Any] = {
@@ -38,7 +38,7 @@ _HEADERS: dict[str, Any] = {
         "ce_id": {
             "type": "string",
             "pattern": "^[0-9a-f]{32}$",
-            "description": "Made from the source and the content: the same for each repeat of an event.",
+            "description": "Derived from the source and the content: the same for each duplicate of an event.",
         },
         "ce_source": {
             "type": "string",
@@ -46,7 +46,7 @@ _HEADERS: dict[str, Any] = {
             "description": "`//gumlet.com/webhooks/` and the source in the webhook's URL.",
         },
         "ce_type": {"type": "string", "description": "`com.gumlet.` and the event type."},
-        "ce_subject": {"type": "string", "description": "The record's key. Absent where there is none."},
+        "ce_subject": {"type": "string", "description": "The record's key. Absent if there is none."},
         "ce_time": {
             "type": "string",
             "format": "date-time",
@@ -60,9 +60,9 @@ _HEADERS: dict[str, Any] = {
         "ce_origin": {
             "type": "string",
             "examples": ["reconciliation"],
-            "description": "Absent on what was delivered. `reconciliation`: made by `gumlet-bridge reconcile` from what "
-            "Gumlet's API says of the asset, because its delivery never came; the id is then made from the source, "
-            "the type and the asset. An open set.",
+            "description": "Absent from delivered events. `reconciliation`: built by `gumlet-bridge reconcile` from Gumlet's "
+            "API, because the delivery is missing; the id is then derived from the source, the type and the asset. "
+            "An open set.",
         },
         "content-type": {"type": "string", "const": "application/json"},
     },
@@ -99,13 +99,13 @@ def document(contract: Contract) -> dict[str, Any]:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes long texts as blocks, and nothing as an alias: the document is for people too."""
+    """Writes long texts as blocks and never uses aliases: people read the document too."""
 
     def ignore_aliases(self, data: Any) -> bool:
         del data
         return True
 
-    def increase_indent(self, flow: bool = False, indentless: bool = False) -> Any:  # noqa: FBT001, FBT002 - its form
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> Any:  # noqa: FBT001, FBT002 - the overridden signature
         del indentless
         return super().increase_indent(flow, indentless=False)
 
@@ -135,7 +135,7 @@ def _channel(topic: Topic) -> dict[str, Any]:
 
 
 def _operation(topic: Topic) -> dict[str, Any]:
-    # `~1` and the like are not needed: a topic's name has no slash and no tilde.
+    # No JSON pointer escapes: a topic's name has no slash and no tilde.
     channel = f"#/channels/{topic.event_type}"
     return {
         "action": "send",
@@ -151,7 +151,7 @@ def _message(topic: Topic) -> dict[str, Any]:
         {"name": path.name.removesuffix(".out.json"), "payload": orjson.loads(path.read_bytes())}
         for path in sorted(folder.glob("*.out.json"))
     ]
-    small = sorted(examples, key=lambda example: len(orjson.dumps(example)))[:_EXAMPLES]
+    small = sorted(examples, key=lambda example: len(orjson.dumps(example)))[:_MAX_EXAMPLES]
     return {
         "name": f"com.gumlet.{topic.event_type}",
         "title": topic.schema["title"],

@@ -1,8 +1,8 @@
-"""Kafka without Kafka: librdkafka's embedded broker, for `gumlet-bridge dev` and for tests. Never for events that matter.
+"""librdkafka's embedded broker, for `gumlet-bridge dev` and for tests. Not for production.
 
-It speaks Kafka's protocol to any client: idempotent producers and consumer groups work. Its limits: all is in memory
-and ends with the process; one node; no admin API (a topic is made with four partitions by whoever first asks for it);
-no limit of a message's size; a partition keeps about its newest 5 MiB and forgets the rest.
+Any Kafka client can connect; idempotent producers and consumer groups work. Limits: everything is in memory and ends
+with the process; one node; no admin API (the first request for a topic creates it with four partitions); no limit on a
+message's size; a partition keeps about its newest 5 MiB.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ START_SECONDS = 10
 
 
 class EmbeddedBroker:
-    """A broker on a free port of the loopback interface, from `with` to the end of the block.
+    """A broker on a free loopback port for the length of the `with` block, at `bootstrap_servers`.
 
-    `bootstrap_servers` is where it is. Raises BridgeError when the `confluent-kafka` package is not installed.
+    Raises BridgeError when the `confluent-kafka` package is not installed.
     """
 
     bootstrap_servers: str
     version: str
-    """librdkafka's."""
+    """The version of librdkafka."""
 
     def __init__(self) -> None:
         try:
             import confluent_kafka  # noqa: PLC0415 - optional: `gumlet-bridge serve` never needs it
         except ImportError as error:
             raise BridgeError(
-                "The embedded broker needs librdkafka. Fix: pip install gumlet-kafka-bridge[embedded]"
+                "The embedded broker requires librdkafka. Fix: pip install gumlet-kafka-bridge[embedded]"
             ) from error
         self.version = confluent_kafka.libversion()[0]
         self._kafka = confluent_kafka
         self._cluster: Producer | None = None
 
     def __enter__(self) -> Self:
-        # The client is only there to own the cluster; the address it is given is replaced by the cluster's.
+        # The producer only owns the cluster; librdkafka replaces the configured address by the cluster's.
         self._cluster = self._kafka.Producer(
             {"test.mock.num.brokers": 1, "bootstrap.servers": "embedded", "log_level": 0}
         )
@@ -48,5 +48,5 @@ class EmbeddedBroker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # Dropping the last reference ends the cluster and closes its port.
+        # Deleting the last reference stops the cluster and closes its port.
         self._cluster = None

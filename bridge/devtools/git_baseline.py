@@ -1,8 +1,8 @@
-"""An earlier state of the schema files: in a directory, or in the git repository that they lie in.
+"""Reads an earlier state of the schema files: from a directory, or from the git repository that holds them.
 
-Without a word from the caller it is, of these, the first that there is: the newest tag, the commit where this branch
-left the remote's default branch, the last commit's parent where nothing was changed since, the last commit. A clone
-always has the last one, however shallow it is.
+The default baseline is the first of these that exists: the newest tag; the commit where this branch left the remote's
+default branch; the parent of the last commit, if nothing has changed since; the last commit, which even a shallow
+clone has.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from bridge.errors import BridgeError
 
 
 def read(against: str, directory: Path) -> dict[str, dict[str, Any]]:
-    """Return the schema files of a directory, or of `directory` at a git reference. None there is an error."""
+    """Return the schema files of a directory, or of `directory` at a git reference. It is an error if there are none."""
     if Path(against).is_dir():
         files = read_files(Path(against))
     else:
-        # What begins with a dash would be an option to git.
+        # An argument that begins with a dash would be an option to git.
         archive = None if against.startswith("-") else _git(directory, "archive", "--format=tar", against)
         if archive is None:
             raise BridgeError(
-                f"{against} is no directory, and git has no schemas there. Fix: name a directory, or a commit, "
+                f"{against} is not a directory, and not a git reference with schemas. Fix: name a directory, or a commit, "
                 "a tag or a branch of the repository that has the schemas."
             )
         files = _members(archive)
     if not files:
-        raise BridgeError(f"{against} has no schema files. Fix: name a directory or a commit that has.")
+        raise BridgeError(f"{against} has no schema files. Fix: name a directory or a commit that has some.")
     return files
 
 
-def default(directory: Path) -> str | None:
-    """Return the reference to compare with, or None where the schemas lie in no repository with commits."""
+def default_ref(directory: Path) -> str | None:
+    """Return the reference to compare with, or None if the schemas are not in a repository with commits."""
     head = _line(directory, "rev-parse", "--verify", "HEAD")
     if head is None:
         return None
@@ -67,7 +67,7 @@ def _line(directory: Path, *arguments: str) -> str | None:
 
 
 def _git(directory: Path, *arguments: str) -> bytes | None:
-    """Return what git printed, or None where it failed or is not there."""
+    """Return the output of git, or None if it failed or is not installed."""
     try:
         result = subprocess.run(  # noqa: S603 - no shell, and git takes a reference as one
             ["git", "-C", str(directory), *arguments],  # noqa: S607 - the user's own git

@@ -1,14 +1,14 @@
-"""The contract as a page for people (`schemas/README.md`), made from the schema files.
+"""Renders the schema reference for people (`schemas/README.md`) from the schema files.
 
-A consumer's guide, the table of topics, and each property of each record: type, unit, presence, meaning and the
-place in Gumlet's body that it comes from. Topics whose records have the same properties share a table.
+A consumer's guide, the table of topics, and each property of each record: type, unit, presence, meaning and its source
+in Gumlet's body. Topics whose records have the same properties share a table.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bridge.contract.references import expanded, read_files
+from bridge.contract.references import dereference, read_files
 from bridge.contract.schemas import DEAD_LETTER, UNRECOGNIZED
 from bridge.devtools.schema_compatibility import RULES
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 FILE = "README.md"
 _DAY_MS = 86_400_000
+_ANY_TYPES = (0, 5, 6)
+"""Numbers of JSON types that a schema of any value lists: none, all but null, all."""
 _UNITS = {"_bytes": "bytes", "_seconds": "s", "_pixels": "px", "_percent": "%"}
 _FAMILIES = {
     "live.": "Live streams: `live.video.status.*`",
@@ -27,63 +29,104 @@ _FAMILIES = {
     UNRECOGNIZED: "`unrecognized`",
     DEAD_LETTER: "`dead-letter`",
 }
-"""The heading of a table of properties, by how the event type begins."""
+"""The heading of a table of properties, by the prefix of the event type."""
 
 _GUIDE = """\
-<!-- Made from the schema files by `gumlet-bridge schemas page --write`: change those, not this. -->
+<!-- Generated from the schema files by `gumlet-bridge schemas docs --write`: change those, not this. -->
 
-# What is on Kafka, and what a consumer can rely on
+# The records on Kafka: reference for authors of consumers
 
 Each topic has one file here, `<event type>.json` (JSON Schema 2020-12): the record, its key, its topic's
-configuration, examples. `examples/<event type>/` shows what Gumlet sent (`*.in.json`) beside the record that it
-became (`*.out.json`), and its folder `invalid/` what became a dead letter instead (without its `body_base64`, which is
-the file beside it); every pair is a test. `asyncapi.yaml` is the same contract for AsyncAPI's tools, and `bridge
-schemas bundle DIRECTORY` writes each schema as one file that needs no other. `consumers/` has whole programs.
+configuration, examples. `examples/<event type>/` shows delivered bodies (`*.in.json`) beside the records that they
+become (`*.out.json`), and in `invalid/` bodies that become dead letters (shown without `body_base64`, which is the file
+beside it); every pair is a test. `asyncapi.yaml` is the same contract for AsyncAPI's tools. `gumlet-bridge schemas
+bundle DIRECTORY` writes each schema as one self-contained file, and `any-event.json`, one schema of any typed event
+(`oneOf`, decided by `type`), which code generators turn into a tagged union. `consumers/` has complete programs.
 
 ## The record
-- **Value**: a JSON object in UTF-8, valid against its topic's schema. Where the bridge is set to the wire format
-  `confluent`, a zero byte and the 4 bytes of the schema's id in the registry stand before it. Confluent's deserializers
-  take them off; anybody else drops five bytes where the first is zero, which in JSON it never is. After a change of
-  that setting a topic has records of both kinds.
-- **Key**: the topic's key below, in UTF-8; partitioned by murmur2, as Java's clients do. Where the key's property is
-  absent, so is the key, and the record may be in any partition. Records never have a null value: no topic has
-  tombstones.
+- **Value**: a JSON object in UTF-8, valid against its topic's schema. If the bridge is configured for the wire format
+  `confluent`, a zero byte and the 4 bytes of the schema's id in the registry precede it. Confluent's deserializers
+  remove them; other consumers drop five bytes if the first byte is zero, with which JSON never begins. After a change
+  of that setting a topic holds records of both kinds.
+- **Key**: the topic's key below, in UTF-8; partitioned by murmur2, as Java's clients do. If the key's property is
+  absent, the record has no key and may be in any partition. No record has a null value: no topic has tombstones.
 - **Timestamp**: when the bridge received the event, in UTC milliseconds.
 - **Headers**: CloudEvents 1.0 in the Kafka protocol binding's binary mode.
 
 | header | value |
 |---|---|
-| `ce_id` | 32 hexadecimal digits, made from the source and the content |
-| `ce_source` | `//gumlet.com/webhooks/<source>`: which webhook it came in by |
+| `ce_id` | 32 hexadecimal digits, derived from the source and the content |
+| `ce_source` | `//gumlet.com/webhooks/<source>`: the webhook that received it |
 | `ce_type` | `com.gumlet.<event type>` |
-| `ce_subject` | the key; absent where there is none, or where it holds a control character |
-| `ce_time` | when the bridge received it (RFC 3339, UTC): Gumlet does not say when it happened |
+| `ce_subject` | the key; absent if there is none, or if it holds a control character |
+| `ce_time` | when the bridge received it (RFC 3339, UTC): Gumlet does not send the time of the event |
 | `ce_dataschema` | `urn:gumlet-kafka-bridge:<event type>:<version>` |
-| `ce_origin` | `reconciliation`: never delivered, made by `gumlet-bridge reconcile` from Gumlet's API; absent otherwise |
+| `ce_origin` | `reconciliation`: not delivered, but built by `gumlet-bridge reconcile` from Gumlet's API; otherwise absent |
 | `ce_specversion`, `content-type` | `1.0`, `application/json` |
 | `__value_schema_id` | only in the wire format `header`: a byte of one, then the 16 bytes of the schema's GUID |
 
+### What an id is derived from
+The SHA-256 of the source and the delivered JSON, without white space and with sorted keys. So a redelivery has the same
+id on every replica. Where JSON parsing loses information (an integer beyond 64 bits, a decimal of more digits than a
+64-bit float holds, a duplicate key) the id is derived from the raw body, and the record has the raw body too, as
+`body_base64`: the other properties then have the rounded number, or the last of the duplicates. So no two bodies
+with different content share an id, and no digit is lost.
+
+### Values that the contract cannot represent
+An event is published on its type's topic whenever its type and its key are usable. A value in a form that the contract
+does not know (a `progress` of 100.01, a `duration` of `N/A`, `metadata` that is not an object) is in `additional`, as
+delivered, and the operator sees its path as schema drift. Only a body that is not a JSON object, or whose type's key is
+missing or unusable (not a string or an integer of 1 to 256 characters), is a dead letter. A byte order mark before the
+JSON is ignored. The bridge takes the type from `type`, else `event`, else `event_type`, and the key from the top level
+only: other forms, such as `data.asset_id`, are not recognized. An object without a known type is published, complete, in
+`gumlet.unrecognized`.
+
+### Times
+A time in a record is always RFC 3339 in UTC with milliseconds and `Z`, in the years 0001 to 9999, with seconds from 00 to
+59: every date library parses it. Gumlet's milliseconds since 1970, seconds since 1970 (a number below 100,000,000,000) and
+ISO 8601 text with an offset become that form. Other values are in `additional`.
+
 ## To write a correct consumer
-1. **Repeats come.** Delivery is at least once: Gumlet sends again what it got no answer to, the bridge sends again
-   what Kafka did not confirm. A repeat has the same `ce_id` (and source), the same key and so the same partition; its
-   `ce_time` may differ. Remember the ids that you have handled, as long as a repeat can come (Gumlet tries for 24
-   hours, and events may have waited for Kafka: some days are safe), or make handling twice do no harm. Two real
-   events with the same content (two `repackaged` in a row) share an id. What `gumlet-bridge reconcile` made
-   (`ce_origin: reconciliation`) has an id of its source, type and asset, and the time at which it was made: should
-   the delivery come all the same, it has another id.
-2. **Order is per key and topic,** and it is the order of receipt. Gumlet promises none and retries half an hour
-   later, so an older event can arrive after a newer one. Between topics there is no order. With several replicas of
-   the bridge there is none between two events that different replicas received. Take a state from the latest record
-   only where that does no harm; a deletion is final, whatever arrives after it.
-3. **Ignore what you do not know**: read objects as open. Do not set `additionalProperties: false`, or an equal of it,
-   to work in your code, though the schemas say so: they are closed for the bridge, which validates what it sends.
-4. **`status`, error codes and warning codes are open sets**: have a branch for words that you do not know. Decide by
-   the topic or `type`.
-5. **Absent means not known.** No property of ours is null; what Gumlet sent as null is absent. `tags` and `warnings`
-   are always there.
-6. **`additional` promises nothing.** It holds what the contract does not know, as delivered. A property may move from
+1. **Handle duplicates.** Delivery is at least once: Gumlet repeats a delivery that was not answered, and the bridge
+   repeats a record that Kafka did not confirm. A duplicate has the same `ce_source` and `ce_id`, the same key and so the
+   same partition; its `ce_time` may differ. **The key of a duplicate is the pair of `ce_source` and `ce_id`**, as in
+   CloudEvents. Within this bridge `ce_id` alone is sufficient too, since the source is part of what it is derived from.
+   Events of `gumlet-bridge reconcile` (`ce_origin: reconciliation`) have an id derived from source, type and asset: if the
+   delivery arrives after all, it has another id, so processing must be idempotent in any case.
+2. **Remember ids for as long as a duplicate can arrive**: 24 hours of Gumlet's retries, plus the longest time that
+   events may wait for Kafka in the bridge. 8 days are safe with the default retention of 7 days. The memory must survive
+   a restart of the consumer: store the id in the same transaction as the effect, or make processing idempotent.
+3. **Two `repackaged` can share an id.** An asset can be repackaged many times, and Gumlet's body says neither when nor
+   which stream. If two bodies are equal, no consumer can distinguish a second event from a redelivery. Treat `repackaged` as
+   "read the asset again", not as something to count.
+4. **Order is per key and topic**, and it is the order of receipt. Gumlet promises none and retries after half an hour,
+   so an older event can arrive after a newer one. There is no order between topics, and with several replicas of the
+   bridge none between events that different replicas received. A state must therefore only move forward:
+
+   | rank | type | why |
+   |---|---|---|
+   | 0 | `created` | first event of an asset |
+   | 1 | `downloaded` | the file must exist before it is processed |
+   | 2 | `stream_ready` | playable at one resolution; the rest is still processed |
+   | 3 | `optimized`, `processed` | not documented; sent for some assets only, before `ready` |
+   | 4 | `ready`, `errored`, `repackaged` | processing has ended; `repackaged` means ready with one more stream |
+   | 5 | `deleted` | final: nothing that arrives later revives the asset |
+
+   An event with a lower rank than the stored one is late: ignore its state. With the same rank the later `ce_time` wins:
+   `ready` may follow `errored` if the asset was processed again, and the other way round. `errored` can follow any rank
+   below 4. An asset that is processed again keeps its id, and may repeat its earlier types with other bodies: they
+   are late by the rule above, which is correct, since `ready` or `errored` follows. Steps may be missing: do not wait for them.
+   Live assets have no such order (a stream can connect and disconnect many times): the later `ce_time` wins, and
+   `complete` is the last regular event.
+5. **Ignore what you do not know**: read objects as open. Do not set `additionalProperties: false`, or an equivalent,
+   in your code, though the schemas have it: they are closed for the bridge, which validates the records that it sends.
+6. **`status`, error codes and warning codes are open sets**: have a branch for unknown words. Decide by the topic or by
+   `type`.
+7. **Absent means unknown.** No property of the contract is null; a null of Gumlet's is absent. `tags` and `warnings` are
+   always present.
+8. **`additional` has no stability.** It holds what the contract does not know, as delivered. A property may move from
    there into the contract without notice, and is then no longer in `additional`.
-7. **Commit offsets after the work is done,** not before.
+9. **Commit offsets after the work is done,** not before.
 
 ## What may change without notice
 A new topic; a new optional property, also one that was in `additional` before; new words in open sets; wording,
@@ -91,21 +134,26 @@ titles and examples.
 
 ## What never changes within a version
 The topic's name, key, number of partitions and cleanup policy; a property's name, type, unit, meaning and bounds;
-whether it is always present; the headers above, and what an id is made of. `gumlet-bridge schemas check` compares two states
-of these files, and `make check` runs it: whatever would break a consumer or make an old record invalid needs a new
-version.
+whether it is always present; the headers above, and what an id is derived from. `gumlet-bridge schemas check` compares
+two states of these files, and `make check` runs it: a change that breaks a consumer or makes an old record invalid needs a
+new version.
 
 **A new version is a new topic beside the old**: `gumlet.video.status.ready.v2` next to `gumlet.video.status.ready`,
 and `ce_dataschema` says 2. The old topic keeps its records until their retention ends and gets no new ones: read it
-to its end, then go on with the new one. A type that gets its first topic leaves `gumlet.unrecognized` in the same
-way.
+to its end, then continue with the new one. A type that gets its first topic is no longer published in
+`gumlet.unrecognized`.
+
+**Release 0.1.0 is a beta.** Since then, within version 1 and without a break for consumers: bodies with values that the
+contract cannot represent are published with the values in `additional` (they were dead letters); `body_base64` was added
+to all topics; transformations, `video.status.processed` and the fields of a dead letter without its body were added; ids of
+bodies that parsing would change are derived from the raw body.
 """
 
 _COMPATIBILITY = """\
 ## What counts as compatible
 `gumlet-bridge schemas check --against <git reference or directory>` names every change and what it breaks. BACKWARD: old
 records are valid for the new schema. FORWARD: old consumers, which read objects as open, understand new records. Within
-a version both hold."""
+a version both must hold."""
 
 
 def render(contract: Contract) -> str:
@@ -119,37 +167,37 @@ def render(contract: Contract) -> str:
 
 _LEGEND = """\
 `a.b` is property `b` of object `a`, `a[]` an item of list `a`. **Always**: in every record (of an object: whenever the
-object is there). The source is a JSON pointer into the body that Gumlet sent; `-` is the bridge's own value."""
+object is present). The source is a JSON pointer into the body that Gumlet sent; `-` is a value of the bridge."""
 
 
 def _topics(contract: Contract) -> str:
-    rows = ["| topic | what happened | key | partitions | kept | version |", "|---|---|---|---|---|---|"]
+    rows = ["| topic | meaning | key | partitions | retention | version |", "|---|---|---|---|---|---|"]
     rows += [_topic(topic) for topic in sorted(contract.topics.values(), key=lambda topic: topic.name)]
     return "\n".join(rows)
 
 
 def _topic(topic: Topic) -> str:
-    about = topic.schema["description"].partition(" The record is what Gumlet's webhook said")[0]
+    description = topic.schema["description"].partition(" The record is the body of Gumlet's webhook")[0]
     required = topic.key in topic.schema.get("required", [])
     key = f"`{topic.key}`{'' if required else ', or none'}" if topic.key else topic.schema["x-topic"]["key_description"]
     retention = int(topic.config.get("retention.ms", "-1"))
-    kept = f"{retention / _DAY_MS:g} days" if retention > 0 else "for ever"
+    retention_text = f"{retention / _DAY_MS:g} days" if retention > 0 else "unlimited"
     return _row(
         f"[`{topic.name}`]({topic.path.name})",
-        about,
+        description,
         key,
         topic.partitions or "the broker's default",
-        kept,
+        retention_text,
         topic.version,
     )
 
 
 def _families(contract: Contract) -> dict[str, list[Topic]]:
-    """Group the topics whose records have the same properties, by how their types begin."""
+    """Group the topics whose records have the same properties, by the prefix of their types."""
     groups: dict[tuple[str, ...], list[Topic]] = {}
     for topic in contract.topics.values():
         groups.setdefault((_family(topic.event_type), *sorted(topic.schema["properties"])), []).append(topic)
-    # Two groups of one family (a type with a property of its own) have their first types as their names.
+    # Two groups of one family (a type with a property of its own) are named by their types.
     names = [group[0] for group in groups]
     return {
         group[0] if names.count(group[0]) == 1 else ", ".join(topic.event_type for topic in topics): topics
@@ -163,14 +211,13 @@ def _family(event_type: str) -> str:
 
 def _table(topic: Topic, files: dict[str, dict[str, Any]]) -> str:
     rows = ["| property | type | unit | presence | meaning | source |", "|---|---|---|---|---|---|"]
-    rows += [_row(*cells) for cells in _properties(expanded(topic.schema, files))]
+    rows += [_row(*cells) for cells in _properties(dereference(topic.schema, files))]
     return "\n".join(rows)
 
 
 def _properties(schema: dict[str, Any], prefix: str = "") -> Iterator[tuple[Any, ...]]:
     required = schema.get("required", [])
     for name, inner in schema.get("properties", {}).items():
-        place = prefix + name
         unit = next((unit for end, unit in _UNITS.items() if name.endswith(end)), "")
         source = inner.get("x-source")
         if source == "":
@@ -179,10 +226,10 @@ def _properties(schema: dict[str, Any], prefix: str = "") -> Iterator[tuple[Any,
             source = f"`{source}`"
         type_ = "its topic's type" if name == "type" and "const" in inner else _type(inner)
         presence = "always" if name in required else "optional"
-        yield f"`{place}`", type_, unit, presence, inner["description"], source or "-"
-        yield from _properties(inner, f"{place}.")
+        yield f"`{prefix}{name}`", type_, unit, presence, inner["description"], source or "-"
+        yield from _properties(inner, f"{prefix}{name}.")
         if isinstance(items := inner.get("items"), dict):
-            yield from _properties(items, f"{place}[].")
+            yield from _properties(items, f"{prefix}{name}[].")
 
 
 def _type(schema: dict[str, Any]) -> str:
@@ -193,7 +240,9 @@ def _type(schema: dict[str, Any]) -> str:
     if schema.get("type") == "object" and schema.get("additionalProperties") is not False:
         return "object, open"
     declared = schema.get("type", [])
-    kind = declared if isinstance(declared, str) else "any JSON" if len(declared) % 6 == 0 else " or ".join(declared)
+    kind = (
+        declared if isinstance(declared, str) else "any JSON" if len(declared) in _ANY_TYPES else " or ".join(declared)
+    )
     low, high = schema.get("minimum"), schema.get("maximum")
     if low is None:
         return kind

@@ -1,12 +1,11 @@
-"""Simulated videos: how they live, and what Gumlet would send about them.
+"""Simulated videos: their lifecycle, and the webhook bodies that Gumlet would send for them.
 
-Pure, and a function of a seed alone: no clock, no I/O. `lives(seed)` is an endless row of assets, and asset
-number n of a seed is always the same one. A body is also what Gumlet's API would answer about the asset at
-that moment, less its `type`.
+Pure, and a function of a seed alone: no clock, no I/O. `generate_assets(seed)` is an endless sequence in which asset
+number n of a seed is always the same. A body without its `type` is also what Gumlet's API returns for the asset at that
+moment.
 
-What Gumlet's document and its SDK write differently (a string or a list, a number or a fraction) is drawn
-field by field, so that every combination comes up. Probabilities are made up: rare things are common enough
-to occur in a hundred assets.
+Where Gumlet's document and its SDK differ (a string or a list, an integer or a fraction), each field is drawn
+separately, so that every combination occurs. Probabilities are invented: rare cases occur within a hundred assets.
 """
 
 from __future__ import annotations
@@ -29,10 +28,10 @@ REPACKAGED = "video.status.repackaged"
 ERRORED = "video.status.errored"
 DELETED = "video.status.deleted"
 TYPES = frozenset({CREATED, DOWNLOADED, STREAM_READY, OPTIMIZED, READY, REPACKAGED, ERRORED, DELETED})
-"""Every type that a simulated asset sends about itself."""
+"""Every type that simulated assets send."""
 
 READY_BYTES = (1200, 1500)
-"""Least and greatest size of a `video.status.ready` body in bytes; a warning comes on top."""
+"""Smallest and largest `video.status.ready` body in bytes, without a warning."""
 
 WARNING = {
     "code": "WRN_LOW_FRAME_SIZE",
@@ -40,7 +39,7 @@ WARNING = {
     "and 145 pixels for mp4). Any types transformation (resize, crop, pad, overlay etc.) specified would not "
     "be applied.",
 }
-"""What Gumlet adds for a frame below its minimum, word for word."""
+"""Gumlet's literal warning for a frame below its minimum size."""
 
 _EPOCH_MS = 1_735_689_600_000  # the first simulated asset's creation, 2025-01-01; each next one is a little later
 WORKSPACES = ("5f462c1561cf8a766464ffc4", "6421d7b0c93e5a2f10b8e6d1", "65aa90ff27c41e0d3b7c5582")
@@ -72,7 +71,7 @@ _STATUS = {
     CREATED: ("pre-queued", "queued", "upload-pending"),
     DOWNLOADED: ("downloaded", "validated"),
     STREAM_READY: ("processing", "optimizing"),
-    OPTIMIZED: ("optimzed", "processed"),  # misspelt by Gumlet
+    OPTIMIZED: ("optimzed", "processed"),  # Gumlet's spelling
     READY: ("ready",),
     REPACKAGED: ("ready",),
     ERRORED: ("errored",),
@@ -80,49 +79,49 @@ _STATUS = {
 }
 _PROGRESS = {DOWNLOADED: (5, 20), STREAM_READY: (25, 60), OPTIMIZED: (60, 99), READY: (100, 101)}
 _FILLER_TEXT = 6 * (
-    "A week in the life of the people who make the show, told in their own words, with scenes that never "
-    "aired, from the first rehearsal to the last night, and the long way home after it. "
+    "A week with the people who produce the show, described in their own words, with scenes that never "
+    "aired, from the first reading to the last night, and the long journey home afterwards. "
 )
 
 
 class Asset:
-    """One simulated video: what it is and what becomes of it, drawn once.
+    """One simulated video, drawn once.
 
-    `asset_id` is as Gumlet makes them (24 hexadecimal digits that begin with the time of creation),
-    `created_ms` milliseconds since the epoch, `workspace` the one it belongs to, `types` the life to come, in order.
+    `asset_id`: 24 hexadecimal digits that begin with the creation time, as Gumlet's. `created_ms`: milliseconds since
+    1970. `workspace`: the workspace that it belongs to. `types`: the event types of its lifecycle, in order.
     """
 
     def __init__(self, seed: int, number: int) -> None:
-        self._rng = rng = Random(f"{seed}/{number}")  # noqa: S311 - to be repeatable is the purpose
+        self._rng = rng = Random(f"{seed}/{number}")  # noqa: S311 - reproducible on purpose
         self.created_ms = _EPOCH_MS + number * 700 + rng.randrange(700)
         self.asset_id = f"{self.created_ms // 1000:08x}{rng.getrandbits(64):016x}"
         self.types = _draw_event_types(rng)
         self.workspace = rng.choice(WORKSPACES)
         self._format = rng.choice(("hls", "hls", "dash", "mp4"))
         self._low_resolution = _draw(rng, 0.08)
-        self._says_progress = _draw(rng, 0.8)  # the document has it, the SDK does not
+        self._has_progress = _draw(rng, 0.8)  # the document has it, the SDK does not
         self._warning: Any = rng.choice((WARNING, [WARNING]))
-        self._about: dict[str, Any] = {"tag": rng.choice(_TAGS)}
-        self._asked = self._request()
-        self._measured = self._measure()
-        self._output = self._outputs()
-        self._describe()
+        self._labels: dict[str, Any] = {"tag": rng.choice(_TAGS)}
+        self._requested = self._draw_request()
+        self._measured = self._draw_measurements()
+        self._output = self._draw_output()
+        self._draw_labels()
         self._noise = rng.getrandbits(64)
 
     def events(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield the asset's life as (type, body), the same at every call.
+        """Yield (type, body) for each event, the same in every call.
 
-        Bodies share parts with one another: change none.
+        Bodies share parts with each other and must not be changed.
         """
-        rng = Random(self._noise)  # noqa: S311
-        known = self._asked
+        rng = Random(self._noise)  # noqa: S311 - reproducible on purpose
+        known = self._requested
         storage = self._output["storage_bytes"]
         progress = 0
         for event_type in self.types:
             if event_type != CREATED and not (event_type == ERRORED and progress == 0):
                 known = self._measured
             if event_type == REPACKAGED and _draw(rng, 0.6):
-                storage += rng.randrange(20_000, 900_000)  # otherwise the body is the former one to the byte
+                storage += rng.randrange(20_000, 900_000)  # otherwise the body equals the previous one
             if event_type in _PROGRESS:
                 progress = rng.randrange(*_PROGRESS[event_type])
             body = self._head(event_type, progress, rng) | {"input": known}
@@ -137,17 +136,17 @@ class Asset:
 
     def _head(self, event_type: str, progress: int, rng: Random) -> dict[str, Any]:
         head: dict[str, Any] = {"type": event_type, "asset_id": self.asset_id}
-        if self._says_progress:
+        if self._has_progress:
             head["progress"] = progress
-        return head | {"created_at": self.created_ms, "status": rng.choice(_STATUS[event_type])} | self._about
+        return head | {"created_at": self.created_ms, "status": rng.choice(_STATUS[event_type])} | self._labels
 
     def _output_at(self, event_type: str, storage: int) -> dict[str, Any]:
         if event_type in (CREATED, DOWNLOADED):
             return {name: self._output[name] for name in ("status_url", "playback_url", "format")}
         return self._output | {"storage_bytes": storage}
 
-    def _request(self) -> dict[str, Any]:
-        """Return `input` as it is known from the start: what the user asked for."""
+    def _draw_request(self) -> dict[str, Any]:
+        """Return `input` as it is known at creation: what the user requested."""
         rng = self._rng
         transformations: dict[str, Any] = {
             "resolution": [f"{height}p" for height in _LADDER[: rng.randrange(1, len(_LADDER))]],
@@ -167,8 +166,8 @@ class Asset:
             "source_url": rng.choice((f"https://media.example.com/in/{self.asset_id[8:]}.mp4", uploaded)),
         }
 
-    def _measure(self) -> dict[str, Any]:
-        """Return `input` as it is known once the file is downloaded."""
+    def _draw_measurements(self) -> dict[str, Any]:
+        """Return `input` as it is known after the download."""
         rng = self._rng
         width, height, ratio = _LOW_FRAMES[self._format] if self._low_resolution else rng.choice(_FRAMES)
         duration: float = rng.choice((rng.randrange(3, 600), round(rng.uniform(3, 7200), 2)))
@@ -182,10 +181,10 @@ class Asset:
         }
         if _draw(rng, 0.3):
             measured["profile_id"] = f"{rng.getrandbits(96):024x}"
-        return self._asked | measured
+        return self._requested | measured
 
-    def _outputs(self) -> dict[str, Any]:
-        """Return `output` as it is at the end."""
+    def _draw_output(self) -> dict[str, Any]:
+        """Return the final `output`."""
         rng = self._rng
         files = f"https://video.gumlet.io/{self.workspace}/{self.asset_id}"
         playback = {"hls": "main.m3u8", "dash": "main.mpd", "mp4": "download.mp4"}[self._format]
@@ -198,43 +197,43 @@ class Asset:
         }
         if self._format == "hls" and _draw(rng, 0.7):
             output["dash_playback_url"] = f"{files}/main.mpd"
-        if self._asked["transformations"]["mp4_access"]:
+        if self._requested["transformations"]["mp4_access"]:
             output["download_url"] = f"{files}/download.mp4"
         return output
 
-    def _describe(self) -> None:
-        """Give the asset its words, as many as bring its ready body to the size of real ones."""
+    def _draw_labels(self) -> None:
+        """Set title and description, long enough that the ready body has a realistic size."""
         rng = self._rng
-        words = self._about if _draw(rng, 0.8) else self._asked["metadata"]  # title and description are optional
-        words["title"] = rng.choice(_TITLES)
-        words["description"] = ""
+        target = self._labels if _draw(rng, 0.8) else self._requested["metadata"]  # title and description are optional
+        target["title"] = rng.choice(_TITLES)
+        target["description"] = ""
         ready = self._head(READY, 100, rng) | {"input": self._measured, "output": self._output}
         missing = rng.randint(*READY_BYTES) - len(orjson.dumps(ready))
         start = rng.randrange(len(_FILLER_TEXT) // 6)
-        words["description"] = _FILLER_TEXT[start : start + max(missing, 0)]
+        target["description"] = _FILLER_TEXT[start : start + max(missing, 0)]
 
 
-def lives(seed: int) -> Iterator[Asset]:
-    """Yield the assets of a seed, without end."""
+def generate_assets(seed: int) -> Iterator[Asset]:
+    """Yield the assets of a seed; the sequence is infinite."""
     for number in count():
         yield Asset(seed, number)
 
 
 def _draw_event_types(rng: Random) -> tuple[str, ...]:
-    """Draw the types that an asset sends, in order."""
+    """Return the event types of an asset, in order."""
     if _draw(rng, 0.03):
-        return (CREATED, ERRORED)  # its source could not be read
+        return (CREATED, ERRORED)  # its source cannot be read
     if _draw(rng, 0.05):
         return (CREATED, DOWNLOADED, ERRORED)
-    life = [CREATED, DOWNLOADED, STREAM_READY]
+    types = [CREATED, DOWNLOADED, STREAM_READY]
     if _draw(rng, 0.3):
-        life.append(OPTIMIZED)
-    life.append(READY)
+        types.append(OPTIMIZED)
+    types.append(READY)
     if _draw(rng, 0.3):
-        life += [REPACKAGED] * rng.randrange(1, 5)
+        types += [REPACKAGED] * rng.randrange(1, 5)
     if _draw(rng, 0.15):
-        life.append(DELETED)
-    return tuple(life)
+        types.append(DELETED)
+    return tuple(types)
 
 
 def _draw(rng: Random, probability: float) -> bool:
@@ -242,7 +241,7 @@ def _draw(rng: Random, probability: float) -> bool:
 
 
 def _metadata(rng: Random) -> dict[str, Any]:
-    """Draw the user's own keys: any JSON."""
+    """Return user-defined metadata: any JSON."""
     return rng.choice(
         (
             {},

@@ -255,9 +255,3 @@ class Server(web.Server):
         """Make the protocol of a new connection."""
         common = (self._refuse, self._deliver, self._crowd, self)
         return Connection(*common, loop=asyncio.get_running_loop(), **self._options)
-
-
-def url(address: Any, scheme: str = "http") -> str:
-    """Return the URL of a listening socket's address."""
-    host, port = address[0], address[1]
-    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

@@ -25,23 +25,21 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.streams import StreamReader
 from multidict import CIMultiDictProxy, istr
 
+from bridge.config.address import format_url
 from bridge.config.settings import Settings
 from bridge.errors import BridgeError, DeliveryRejected
 from bridge.event import Delivery
 from bridge.ingress.certificate import Certificate
 from bridge.ingress.connection_limits import ConnectionLimiter
 from bridge.ingress.graceful_shutdown import leave
-from bridge.ingress.protocol import ACCEPTED, Answer, Connection, Server, encoded, url
+from bridge.ingress.protocol import ACCEPTED, Answer, Connection, Server, encoded
 from bridge.ingress.tokens import Tokens
 from bridge.queue.interface import DeliveryQueue
 from bridge.telemetry.metrics import Metrics
 from bridge.telemetry.tracing import Tracing
+from bridge.webhook import DEFAULT_SOURCE, TOKEN_HEADER, WEBHOOK_PATH
 
-PATH = "/webhooks/gumlet"
-DEFAULT_SOURCE = "default"
-"""The source of a delivery to `/webhooks/gumlet` itself."""
-TOKEN_HEADER = istr("x-gumlet-token")
-"""Where Gumlet sends the secret token back (its page "Webhooks for Status")."""
+_TOKEN_HEADER = istr(TOKEN_HEADER)
 HOUSEKEEPING_INTERVAL_SECONDS = 1.0
 """How often connections are looked at for senders that are too slow with their headers."""
 LINGER_SECONDS = 2.0
@@ -71,7 +69,10 @@ class WebhookServer:
         self._tokens = tokens
         self._backlog = backlog
         self._metrics = metrics
-        self._sources = {PATH: DEFAULT_SOURCE, **{f"{PATH}/{name}": name for name in settings.allowed_sources}}
+        self._sources = {
+            WEBHOOK_PATH: DEFAULT_SOURCE,
+            **{f"{WEBHOOK_PATH}/{name}": name for name in settings.allowed_sources},
+        }
         self._certificate = Certificate.from_settings(settings)
         self._stopping = False
         self._traced = tracing is not None
@@ -116,7 +117,7 @@ class WebhookServer:
                     f"cannot listen on {self._settings.listen}: {error.strerror}. "
                     "Fix: set BRIDGE_LISTEN to a free address."
                 ) from error
-            yield url(runner.addresses[0], "https" if tls else "http")
+            yield format_url(runner.addresses[0], "https" if tls else "http")
             self._stopping = True
             await leave(listener, site, self._server, tls)
         finally:
@@ -208,7 +209,7 @@ class WebhookServer:
         source = self._sources.get(request.raw_path)
         if source is None:
             source = self._sources.get(request.path)
-        below = request.path.removeprefix(f"{PATH}/") if source is None else ""
+        below = request.path.removeprefix(f"{WEBHOOK_PATH}/") if source is None else ""
         if source is None and (below == request.path or "/" in below):
             raise Answer(HTTPStatus.NOT_FOUND, "unknown_path")
         if request.method != hdrs.METH_POST:
@@ -233,7 +234,7 @@ class WebhookServer:
         """Return what is wrong with a request's token, None when it may deliver."""
         if self._tokens.authentication_disabled:
             return None
-        presented = headers.getall(TOKEN_HEADER, ())
+        presented = headers.getall(_TOKEN_HEADER, ())
         if len(presented) == 1 and self._tokens.accepts(presented[0]):
             return None
         return "invalid_token" if presented else "missing_token"

@@ -11,6 +11,7 @@ this object or by its repr.
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import hmac
 import re
@@ -50,25 +51,39 @@ def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
 
 
-def active_tokens(text: str) -> list[str]:
-    """Return the tokens of a tokens file that have not ended, without their names: what a sender would send."""
-    return [secret for secret, _, expires in _lines(text) if expires is None or expires > time.time()]
+def _decode(content: bytes) -> str:
+    """Return the text of a tokens file, which an editor may have saved with a byte order mark."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ValueError("the file is UTF-16. Fix: save it as UTF-8")
+    return content.decode("utf-8-sig", "surrogateescape")
+
+
+def active_tokens(file: Path) -> list[str]:
+    """Return the tokens of a tokens file that have not expired, as a sender sends them. Raises ConfigError."""
+    try:
+        lines = _lines(_decode(file.read_bytes()))
+    except OSError as error:
+        raise ConfigError(f"{file}: {error.strerror}. Fix: make it readable.") from error
+    except ValueError as error:
+        raise ConfigError(f"{file}: {error}.") from None
+    return [secret for secret, _, expires in lines if expires is None or expires > time.time()]
 
 
 def _lines(text: str) -> list[tuple[str, str, float | None]]:
-    """Read a tokens file. Raises ValueError, which names the line and never what stands in it."""
+    """Parse a tokens file. Raises ValueError, which names the line and never quotes it."""
     found: list[tuple[str, str, float | None]] = []
     for number, line in enumerate(map(str.strip, text.splitlines()), 1):
         if not line or line.startswith("#"):
             continue
         secret, *parts = line.split()
-        if not parts or not all(part.startswith(("name=", "expires=")) for part in parts):
-            found.append((line, UNNAMED, None))  # a plain line, spaces and all
-            continue
-        attributes = dict(part.split("=", 1) for part in parts)
+        attributes = dict(part.split("=", 1) for part in parts if part.startswith(("name=", "expires=")))
+        if len(attributes) != len(parts):
+            raise ValueError(
+                f"line {number}: after the token and a space only name=… and expires=… are allowed, once each"
+            )
         name = attributes.get("name", UNNAMED)
         if not _NAME.fullmatch(name):
-            raise ValueError(f"line {number}: a name has letters, digits, '.', '_', '-', at most 64")
+            raise ValueError(f"line {number}: name must be 1-64 of letters, digits, '.', '_', '-'")
         found.append((secret, name, _parse_expiry(attributes.get("expires"), number)))
     return found
 
@@ -79,7 +94,7 @@ def _parse_expiry(value: str | None, number: int) -> float | None:
     try:
         instant = datetime.fromisoformat(value)
     except ValueError:
-        raise ValueError(f"line {number}: expires is a date or a time as in 2026-12-31T00:00:00Z") from None
+        raise ValueError(f"line {number}: expires must be a date or a time as in 2026-12-31T00:00:00Z") from None
     return (instant if instant.tzinfo else instant.replace(tzinfo=UTC)).timestamp()
 
 
@@ -93,6 +108,7 @@ class Tokens:
         self._file = file
         self._file_signature: tuple[int, int, int] | None = None
         self._next_check = 0.0
+        self.file_fault = ""  # why the file could not be read again; the tokens known so far stay valid meanwhile
         self._valid: tuple[Token, ...] = self._static_tokens
         if file is not None:
             try:
@@ -102,10 +118,11 @@ class Tokens:
             except ValueError as error:
                 raise ConfigError(f"BRIDGE_TOKENS_FILE {file}: {error}.") from None
         self._open = allow_unauthenticated and not self._valid
-        if not self._valid and not self._open:
+        if not self._open and not any(status.is_valid(time.time()) for status in self.statuses()):
+            fault = "every token has expired" if self._valid else "the file contains no token"
             raise ConfigError(
-                f"BRIDGE_TOKENS_FILE {file} holds no token. Fix: write one a line, or set "
-                "BRIDGE_ALLOW_UNAUTHENTICATED=true to accept deliveries from anybody."
+                f"BRIDGE_TOKENS_FILE {file}: {fault}. Fix: write one token on each line, or set "
+                "BRIDGE_ALLOW_UNAUTHENTICATED=true to accept deliveries from anyone."
             )
 
     @classmethod
@@ -115,6 +132,7 @@ class Tokens:
 
     def statuses(self) -> list[TokenStatus]:
         """Return name, expiry and last use of every token, never the token itself."""
+        self._reload_when_due()
         return [TokenStatus(token.name, token.expires, self._last_used.get(token.name)) for token in self._valid]
 
     @property
@@ -124,8 +142,7 @@ class Tokens:
 
     def accepts(self, presented: str) -> bool:
         """Tell whether a token is valid; every valid one is compared, whichever matches."""
-        if self._file is not None and time.monotonic() >= self._next_check:
-            self._reload_if_changed(self._file)
+        self._reload_when_due()
         if len(presented) > MAX_TOKEN_LENGTH:
             return False
         digest = _digest(presented)
@@ -142,15 +159,23 @@ class Tokens:
         self._last_used[found.name] = now
         return True
 
+    def _reload_when_due(self) -> None:
+        if self._file is not None and time.monotonic() >= self._next_check:
+            self._reload_if_changed(self._file)
+
     def _reload_if_changed(self, file: Path) -> None:
         try:
             if self._changed(file):
                 self._read(file)
+                self.file_fault = ""
                 _log.info("tokens_reloaded", file=str(file), tokens=len(self._valid))
         except OSError as error:
             # A rotation may replace the file in two steps. The tokens known so far stay valid meanwhile.
-            _log.error("tokens_file_reload_failed", file=str(file), detail=error.strerror)
+            if self.file_fault != (fault := f"{file}: {error.strerror}"):
+                self.file_fault = fault
+                _log.error("tokens_file_reload_failed", file=str(file), detail=error.strerror)
         except ValueError as error:
+            self.file_fault = f"{file}: {error}"
             _log.error("tokens_file_reload_failed", file=str(file), detail=str(error))
         self._next_check = time.monotonic() + RELOAD_SECONDS
 
@@ -160,7 +185,7 @@ class Tokens:
 
     def _read(self, file: Path) -> None:
         status = file.stat()
-        text = file.read_text()
+        text = _decode(file.read_bytes())
         self._file_signature = (status.st_mtime_ns, status.st_ino, status.st_size)
         found = tuple(Token(_digest(secret), name, expires) for secret, name, expires in _lines(text))
         if not found and len(self._valid) > len(self._static_tokens):

@@ -1,9 +1,8 @@
-"""How every client of the bridge reaches Kafka, and what its errors mean.
+"""The settings as aiokafka's keyword arguments, and the errors of aiokafka.
 
-The settings, as aiokafka's keyword arguments; which errors concern a topic, which an event; the end of a producer.
-
-The one place that asks for Kafka's secrets. Certificates are read when a client is made; an OAuth token is read from
-its file at each connection, so that whoever renews the file needs to tell nobody.
+Input: KafkaSettings. Output: the options of every client (producer, consumer, AIOKafkaClient).
+Invariants: this is the only module that reads Kafka's secrets. Certificates are read when a client is created; an
+OAuth token is read from its file at each connection, so that its rotation needs no reload.
 """
 
 from __future__ import annotations
@@ -11,63 +10,31 @@ from __future__ import annotations
 import asyncio
 import random
 import ssl
-import time
-from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from aiokafka import AIOKafkaProducer
 from aiokafka.abc import AbstractTokenProvider
-from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import (
-    InvalidTimestampError,
-    InvalidTopicError,
-    LeaderNotAvailableError,
-    MessageSizeTooLargeError,
-    NotLeaderForPartitionError,
-    PolicyViolationError,
-    ProducerClosed,
-    RecordListTooLargeError,
-    TopicAuthorizationFailedError,
-    UnknownTopicOrPartitionError,
-    for_code,
-)
+from aiokafka.errors import KafkaConnectionError
 
 from bridge.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection
     from pathlib import Path
 
     from bridge.config.sections import KafkaSettings
 
-ADMIN_TIMEOUT_MS = 15_000
-LIVENESS_POLL_SECONDS = 0.5
-"""How often a producer that does not answer is looked at: whether it is alive."""
 BACKOFF_SECONDS = (0.2, 10.0)
 """First and longest pause between two attempts to reach Kafka; each is shortened at random by up to half."""
-STOP_SECONDS = 5.0
-"""How long each step of closing a producer may take."""
 
-InvalidRecord = for_code(87)
-"""The broker checked the record itself and refused it (KIP-467)."""
 
-TOPIC_ERRORS = (
-    TopicAuthorizationFailedError,
-    UnknownTopicOrPartitionError,
-    NotLeaderForPartitionError,
-    LeaderNotAvailableError,
-    InvalidTopicError,
-    PolicyViolationError,
-    # A clock that jumped: the topic takes the event when its time has come, or the clock is mended.
-    InvalidTimestampError,
-)
-"""The topic refuses, for now at least; other topics may flow."""
-EVENT_ERRORS = (MessageSizeTooLargeError, RecordListTooLargeError, InvalidRecord)
-"""Something in the batch can never be taken."""
+class ConnectionFailedError(KafkaConnectionError):  # type: ignore[misc]  # aiokafka has no types
+    """No connection to Kafka. The text names the address, the cause and the fix."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class TokenFile(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has no types
-    """An OAuth bearer token that something else keeps fresh in a file."""
+    """An OAuth bearer token in a file that another program rotates."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -75,20 +42,6 @@ class TokenFile(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has no
     async def token(self) -> str:
         """Read the token. aiokafka asks at each connection and treats OSError as a failed connection."""
         return (await asyncio.to_thread(self._path.read_text)).strip()
-
-
-@asynccontextmanager
-async def admin_client(kafka: KafkaSettings) -> AsyncIterator[AIOKafkaAdminClient]:
-    """Connect an admin client for the length of the block.
-
-    Raises KafkaError or TimeoutError when Kafka does not answer.
-    """
-    admin = AIOKafkaAdminClient(**client_options(kafka), request_timeout_ms=ADMIN_TIMEOUT_MS)
-    try:
-        await admin.start()
-        yield admin
-    finally:
-        await admin.close()
 
 
 def client_options(kafka: KafkaSettings) -> dict[str, Any]:
@@ -107,11 +60,11 @@ def client_options(kafka: KafkaSettings) -> dict[str, Any]:
         options["sasl_mechanism"] = kafka.sasl_mechanism
         if kafka.sasl_mechanism == "OAUTHBEARER":
             if kafka.sasl_oauth_token_file is None:
-                raise ConfigError("BRIDGE_KAFKA_SASL_OAUTH_TOKEN_FILE is needed with OAUTHBEARER.")
+                raise ConfigError("BRIDGE_KAFKA_SASL_OAUTH_TOKEN_FILE is required with OAUTHBEARER.")
             options["sasl_oauth_token_provider"] = TokenFile(kafka.sasl_oauth_token_file)
         elif kafka.sasl_username is None or kafka.sasl_password is None:
             raise ConfigError(
-                "BRIDGE_KAFKA_SASL_USERNAME and BRIDGE_KAFKA_SASL_PASSWORD are needed with "
+                "BRIDGE_KAFKA_SASL_USERNAME and BRIDGE_KAFKA_SASL_PASSWORD are required with "
                 f"sasl_mechanism {kafka.sasl_mechanism}."
             )
         else:
@@ -149,44 +102,9 @@ def backoff(attempt: int) -> float:
     return min(longest, first * 2.0 ** min(attempt, 16)) * random.uniform(0.5, 1)  # noqa: S311 - not a secret
 
 
-def words(error: BaseException) -> str:
-    """Say an error in one line, its kind first: aiokafka's texts alone seldom tell."""
+def describe_error(error: BaseException) -> str:
+    """Return an error as one line that starts with its type: aiokafka's texts alone are often empty."""
     text = str(error)
+    if isinstance(error, ConnectionFailedError):
+        return text
     return text if text.startswith(type(error).__name__) else f"{type(error).__name__}: {text}".rstrip(": ")
-
-
-def sender_task_done(producer: AIOKafkaProducer) -> bool:
-    """Tell whether a producer's own task has ended: it sends no more, and what it had drained gets no answer.
-
-    It ends when a broker that was restarted refuses the numbers of its batches. There is no public way to ask.
-    """
-    task = producer._sender.sender_task  # noqa: SLF001
-    return task is not None and task.done()
-
-
-async def answers(
-    producer: AIOKafkaProducer, waiting: Collection[asyncio.Future[Any]], seconds: float
-) -> tuple[set[asyncio.Future[Any]], Collection[asyncio.Future[Any]]]:
-    """Wait for all of a producer's batches, but not for longer or beyond its death; return those done, and the rest."""
-    until = time.monotonic() + seconds
-    answered: set[asyncio.Future[Any]] = set()
-    while waiting and not sender_task_done(producer) and (left := until - time.monotonic()) > 0:
-        done, waiting = await asyncio.wait(waiting, timeout=min(left, LIVENESS_POLL_SECONDS))
-        answered |= done
-    return answered, waiting
-
-
-async def abandon(producer: AIOKafkaProducer) -> None:
-    """Close a producer that may hold batches nobody will confirm.
-
-    Its own `stop()` waits for them without end (aiokafka #1101), so they are failed first. There is no
-    public way to do that.
-    """
-    with suppress(Exception):
-        producer._message_accumulator.fail_all(ProducerClosed())  # noqa: SLF001
-    with suppress(Exception):
-        async with asyncio.timeout(STOP_SECONDS):
-            await producer.client.close()
-    with suppress(Exception):
-        async with asyncio.timeout(STOP_SECONDS):
-            await producer.stop()

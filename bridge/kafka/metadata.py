@@ -2,7 +2,7 @@
 
 Input: a started aiokafka client and topic names. Output: a TopicState for each name.
 Invariants: no request of this module creates a topic, except in `request_creation`, which does nothing else; every
-call is bounded in time; each broker is asked in turn until one responds.
+call is bounded in time.
 
 aiokafka's own metadata requests by name create a missing topic (`allow_auto_topic_creation` is true there), and do not
 include the client's rights. The requests here are version 8 of Kafka's Metadata API (KIP-430: authorized operations).
@@ -11,16 +11,10 @@ Requests for all topics, which aiokafka sends while no topic was added to its cl
 
 from __future__ import annotations
 
-import asyncio
-import random
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import (
     InvalidTopicError,
-    KafkaConnectionError,
-    KafkaError,
     LeaderNotAvailableError,
     NoError,
     TopicAuthorizationFailedError,
@@ -30,17 +24,15 @@ from aiokafka.errors import (
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import Array, Boolean, Int16, Int32, Schema, String
 
-from bridge.kafka.client import client_options
+from bridge.kafka.connection import send_to_any
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection
+    from collections.abc import Collection
 
-    from bridge.config.sections import KafkaSettings
+    from aiokafka.client import AIOKafkaClient
 
 STATE_SECONDS = 2.0
 """Default time limit of `topic_state`."""
-BROKER_SECONDS = 1.0
-"""Time limit for one broker's response, so that a frozen broker does not use up the whole limit."""
 
 Status = Literal["available", "missing", "no_leader", "unauthorized", "error"]
 _METADATA = 3  # the number of the Metadata API
@@ -58,6 +50,7 @@ class TopicState(NamedTuple):
 
     status: Status
     partitions: int = 0
+    replication: int = 0
     leaderless: tuple[int, ...] = ()
     writable: bool | None = None
     detail: str = ""
@@ -120,52 +113,24 @@ class _TopicsRequest(Request[_MetadataRequestV8]):  # type: ignore[misc]
         return request_struct_class(self._names, self._create, False, True)  # noqa: FBT003 - Kafka's field order
 
 
-@asynccontextmanager
-async def metadata_client(kafka: KafkaSettings) -> AsyncIterator[AIOKafkaClient]:
-    """Connect a client for the length of the block. Raises KafkaError when no broker responds."""
-    client = AIOKafkaClient(**client_options(kafka), request_timeout_ms=15_000)
-    try:
-        await client.bootstrap()
-        yield client
-    finally:
-        await client.close()
-
-
 async def topic_state(
     client: AIOKafkaClient, topics: Collection[str], seconds: float = STATE_SECONDS
 ) -> dict[str, TopicState]:
     """Return the state of each of `topics` within `seconds`; creates none.
 
-    `client` is a producer's `client`, or that of `metadata_client`. Raises KafkaError, OSError or TimeoutError when
+    `client` is a producer's `client`, or that of `kafka_client`. Raises KafkaError, OSError or TimeoutError when
     no broker responds.
     """
     if not topics:
         return {}
-    response = await _ask(client, _TopicsRequest(topics), seconds)
+    response = await send_to_any(client, _TopicsRequest(topics), seconds)
     found = {topic["topic"]: _state(topic) for topic in response["topics"]}
     return {name: found.get(name) or TopicState("missing", detail=_MISSING) for name in topics}
 
 
 async def request_creation(client: AIOKafkaClient, topics: Collection[str], seconds: float = STATE_SECONDS) -> None:
     """Have a broker without the CreateTopics API (the embedded one) create `topics` with its default settings."""
-    await _ask(client, _TopicsRequest(topics, create=True), seconds)
-
-
-async def _ask(client: AIOKafkaClient, request: _TopicsRequest, seconds: float) -> dict[str, Any]:
-    brokers = [broker.nodeId for broker in client.cluster.brokers()]
-    random.shuffle(brokers)
-    failure: Exception = KafkaConnectionError("the cluster has no available broker")
-    async with asyncio.timeout(seconds):
-        for broker in brokers:
-            try:
-                async with asyncio.timeout(BROKER_SECONDS):
-                    response = await client.send(broker, request)
-            except (KafkaError, OSError, TimeoutError) as error:
-                failure = error
-            else:
-                found: dict[str, Any] = response.to_object()
-                return found
-    raise failure
+    await send_to_any(client, _TopicsRequest(topics, create=True), seconds)
 
 
 _MISSING = "the topic does not exist: run `gumlet-bridge topics apply`"
@@ -185,10 +150,12 @@ def _state(topic: dict[str, Any]) -> TopicState:
     operations = topic["authorized_operations"]
     writable = None if operations == _NOT_REPORTED else bool(operations & _WRITE)
     count = len(topic["partitions"])
+    replication = max((len(entry["replicas"]) for entry in topic["partitions"]), default=0)
     leaderless = tuple(sorted(entry["partition"] for entry in topic["partitions"] if entry["leader"] < 0))
+    found = TopicState("available", count, replication, leaderless, writable)
     if writable is False:
-        return TopicState("unauthorized", count, leaderless, writable, _NOT_WRITABLE)
+        return found._replace(status="unauthorized", detail=_NOT_WRITABLE)
     if leaderless:
         detail = f"{len(leaderless)} of {count} partitions have no leader: check that their brokers run"
-        return TopicState("no_leader", count, leaderless, writable, detail)
-    return TopicState("available", count, (), writable)
+        return found._replace(status="no_leader", detail=detail)
+    return found

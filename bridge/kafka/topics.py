@@ -1,130 +1,178 @@
-"""Kafka's topics against the contract's: what is missing, what differs, and how to mend it.
+"""Compares the topics on Kafka with those of the contract. Reads only; `provisioning` makes changes.
 
-`survey` only looks. `apply` makes the changes that it is given and no others: a topic that exists is never changed
-by a daemon, only by somebody who asked for that very change. `compare` is pure. What aiokafka's admin client leaves
-to its callers is done here: error codes are read from the answers, a topic's other settings survive a change of one.
+Input: the contract, the settings, a connected client. Output: a TopicSurvey: every TopicDifference with its fix, and
+the TopicLimits of each topic whose configuration can be read.
+
+Invariants: no topic is created or changed; `compare` is pure. A difference is `blocking` only where publishing to the
+topic would fail or lose events (the topic is missing, compaction would delete events); other differences are warnings.
+A partition count that differs is a warning: the events of an asset stay in one partition.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from aiokafka.admin import NewPartitions, NewTopic
-from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import (
-    ClusterAuthorizationFailedError,
-    InvalidReplicationFactorError,
-    KafkaConnectionError,
-    KafkaError,
-    TopicAlreadyExistsError,
-    TopicAuthorizationFailedError,
-    UnknownTopicOrPartitionError,
-    for_code,
-)
+from aiokafka.errors import IncompatibleBrokerVersion
+from aiokafka.protocol.admin import DescribeConfigsRequest
+
+from bridge.kafka.connection import send_to_any
+from bridge.kafka.metadata import TopicState, topic_state
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from aiokafka.admin import AIOKafkaAdminClient
+    from aiokafka.client import AIOKafkaClient
 
-    from bridge.config.sections import TopicsSettings
+    from bridge.config.settings import Settings
     from bridge.contract.schemas import Contract
 
-PROPAGATION_TIMEOUT_SECONDS = 5.0
-"""How long changes are waited for, so that whoever looks next finds them."""
-_SET_ON_THE_TOPIC = 1
-"""Kafka's ConfigSource DYNAMIC_TOPIC_CONFIG: an entry that is the topic's own, not a default."""
+TOPIC_RESOURCE = 2
+"""Kafka's ConfigResource type TOPIC."""
+READ_SECONDS = 15.0
+"""Time limit for reading the topics or their configuration."""
+RECORD_OVERHEAD_BYTES = 4096
+"""Maximum size of a dead letter's fields and headers beside the body."""
+_SET_ON_THE_TOPIC = 1  # Kafka's ConfigSource DYNAMIC_TOPIC_CONFIG: the entry is the topic's own, not a default
+_UNLIMITED_MS = 2**63 - 1
+_MAX_BYTES = "max.message.bytes"
 
-Kind = Literal["missing", "partitions", "replication", "config", "unreadable"]
+Kind = Literal["missing", "partitions", "replication", "config", "unreadable", "access"]
 
 
 @dataclass(frozen=True, slots=True)
 class DesiredTopic:
-    """A topic as contract and settings want it. `partitions` None and `replication` -1: whatever the broker says."""
+    """A topic as contract and settings define it. `partitions` None and `replication` -1: the broker's default.
+
+    `record_bytes` is the size of the largest record that the bridge can publish to it.
+    """
 
     name: str
     partitions: int | None
     replication: int
     config: Mapping[str, str]
+    record_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """A topic as Kafka has it. `config`: every entry in force; None when Kafka does not let us read it."""
+class ActualTopic:
+    """A topic on Kafka. `config` has every effective entry; None when this client may not read it."""
 
     partitions: int
     replication: int
     config: Mapping[str, str] | None
 
 
-class Finding(NamedTuple):
-    """One difference: of which topic, in what, what is wanted, what Kafka has, how to mend it."""
+class TopicLimits(NamedTuple):
+    """The limits that a topic sets for its records: size, and how far a timestamp may be from the broker's clock."""
+
+    max_message_bytes: int
+    before_max_ms: int = _UNLIMITED_MS
+    after_max_ms: int = _UNLIMITED_MS
+
+    def accepted_times(self, now_ms: int) -> tuple[int, int]:
+        """Return the earliest and the latest record timestamp that the topic accepts at `now_ms`."""
+        return max(0, now_ms - self.before_max_ms), now_ms + self.after_max_ms
+
+    @classmethod
+    def of(cls, config: Mapping[str, str]) -> TopicLimits:
+        """Read the limits from a topic's effective configuration; an absent entry sets no limit."""
+        if config.get("message.timestamp.type") == "LogAppendTime":
+            return cls(int(config.get(_MAX_BYTES, _UNLIMITED_MS)))
+        # The name before Kafka 3.6, one limit for both directions.
+        both = config.get("message.timestamp.difference.max.ms", _UNLIMITED_MS)
+        before, after = (int(config.get(f"message.timestamp.{side}.max.ms", both)) for side in ("before", "after"))
+        return cls(int(config.get(_MAX_BYTES, _UNLIMITED_MS)), before, after)
+
+
+class TopicDifference(NamedTuple):
+    """One difference between a topic and the contract. `blocking`: events must not be published to the topic."""
 
     kind: Kind
     topic: str
     subject: str
-    wanted: str
-    found: str
+    desired: str
+    actual: str
     fix: str
+    blocking: bool = False
 
     def __str__(self) -> str:
-        return f"{self.topic}: {self.subject} is {self.found}, not {self.wanted}. Fix: {self.fix}"
+        return f"{self.topic}: {self.subject} is {self.actual}, not {self.desired}. Fix: {self.fix}"
 
 
-class ChangeRejected(NamedTuple):
-    """A change that Kafka did not make: of which topic, why, how to mend it."""
+class TopicSurvey(NamedTuple):
+    """The result of a comparison: the differences, and the limits of each topic by name."""
 
-    topic: str
-    reason: str
-    fix: str
+    differences: list[TopicDifference]
+    limits: dict[str, TopicLimits]
 
-    def __str__(self) -> str:
-        return f"{self.topic}: {self.reason}. Fix: {self.fix}"
+    @property
+    def blocked(self) -> dict[str, str]:
+        """The topics that must not be published to, each with the reason."""
+        return {difference.topic: str(difference) for difference in self.differences if difference.blocking}
 
 
-def wanted_topics(contract: Contract, settings: TopicsSettings) -> list[DesiredTopic]:
-    """Return the contract's topics as the settings want them; a setting wins over the contract."""
+def max_record_bytes(max_body_bytes: int) -> int:
+    """Return the size of the largest record: a dead letter, whose body is base64."""
+    return -(-max_body_bytes * 4 // 3) + RECORD_OVERHEAD_BYTES
+
+
+def desired_topics(contract: Contract, settings: Settings) -> list[DesiredTopic]:
+    """Return the contract's topics with the settings applied; a setting overrides the contract."""
+    defaults, size = settings.topics, max_record_bytes(settings.max_body_bytes)
     return [
-        DesiredTopic(topic.name, settings.partitions or topic.partitions, settings.replication_factor, topic.config)
+        DesiredTopic(
+            topic.name, defaults.partitions or topic.partitions, defaults.replication_factor, topic.config, size
+        )
         for topic in contract.topics.values()
     ]
 
 
-def compare(wanted: Sequence[DesiredTopic], found: Mapping[str, Found]) -> list[Finding]:
-    """Return every difference, topic by topic in the order of `wanted`. Pure."""
-    return [finding for topic in wanted for finding in _differences(topic, found.get(topic.name))]
+def compare(desired: Sequence[DesiredTopic], actual: Mapping[str, ActualTopic]) -> list[TopicDifference]:
+    """Return every difference, topic by topic in the order of `desired`. Pure."""
+    return [difference for topic in desired for difference in _differences(topic, actual.get(topic.name))]
 
 
-def _differences(topic: DesiredTopic, found: Found | None) -> Iterable[Finding]:
-    if found is None:
-        # Kafka does not show a topic to those who may not describe it: the two cannot be told apart.
-        fix = "`gumlet-bridge topics apply`; if it is there, allow this client to Describe it"
-        yield Finding("missing", topic.name, "topic", "there", "missing", fix)
+def _differences(desired: DesiredTopic, actual: ActualTopic | None) -> Iterable[TopicDifference]:
+    name = desired.name
+    if actual is None:
+        fix = "`gumlet-bridge topics apply`"
+        yield TopicDifference("missing", name, "topic", "available", "missing", fix, blocking=True)
         return
-    if topic.partitions is not None and topic.partitions != found.partitions:
-        fix = "`gumlet-bridge topics apply --grow`; keys move to other partitions: an asset's order breaks that once"
-        if found.partitions > topic.partitions:
+    if desired.partitions is not None and desired.partitions != actual.partitions:
+        fix = "`gumlet-bridge topics apply --add-partitions`; keys are then assigned to other partitions"
+        if actual.partitions > desired.partitions:
             fix = (
-                f"Kafka cannot take partitions away: set BRIDGE_TOPICS_PARTITIONS={found.partitions}, "
+                f"Kafka cannot remove partitions: set BRIDGE_TOPICS_PARTITIONS={actual.partitions}, "
                 "or `partitions` in the topic's schema"
             )
-        yield Finding("partitions", topic.name, "partitions", str(topic.partitions), str(found.partitions), fix)
-    if topic.replication not in (-1, found.replication):
-        fix = "kafka-reassign-partitions, or set BRIDGE_TOPICS_REPLICATION_FACTOR to what it is"
-        has, wants = str(found.replication), str(topic.replication)
-        yield Finding("replication", topic.name, "replication factor", wants, has, fix)
-    if found.config is None:
-        if topic.config:
-            fix = "allow this client to DescribeConfigs of the topic"
-            yield Finding("unreadable", topic.name, "configuration", "readable", "not readable", fix)
-        return
-    for name, value in sorted(topic.config.items()):
-        has = found.config.get(name, "not set")
+        yield TopicDifference("partitions", name, "partitions", str(desired.partitions), str(actual.partitions), fix)
+    if desired.replication not in (-1, actual.replication):
+        fix = f"kafka-reassign-partitions, or set BRIDGE_TOPICS_REPLICATION_FACTOR={actual.replication}"
+        yield TopicDifference(
+            "replication", name, "replication factor", str(desired.replication), str(actual.replication), fix
+        )
+    if actual.config is not None:
+        yield from _config_differences(desired, actual.config)
+    elif desired.config:
+        fix = "allow this client to DescribeConfigs of the topic (kafka-acls --operation DescribeConfigs)"
+        yield TopicDifference("unreadable", name, "configuration", "readable", "not readable", fix)
+
+
+def _config_differences(desired: DesiredTopic, actual: Mapping[str, str]) -> Iterable[TopicDifference]:
+    fix = "`gumlet-bridge topics apply --update-config`"
+    for entry, value in sorted(desired.config.items()):
+        has = actual.get(entry, "not set")
         if _parse_list(has) != _parse_list(value):
-            yield Finding("config", topic.name, name, value, has, "`gumlet-bridge topics apply --configure`")
+            # Compaction deletes all but the newest event of an asset, and rejects a dead letter without a key.
+            compacts = entry == "cleanup.policy" and "compact" in _parse_list(has) - _parse_list(value)
+            yield TopicDifference("config", desired.name, entry, value, has, fix, blocking=compacts)
+    limit = TopicLimits.of(actual).max_message_bytes
+    if limit < desired.record_bytes and _MAX_BYTES not in desired.config:
+        fix += (
+            f" sets it on the topic; or lower BRIDGE_MAX_BODY_BYTES to {max(0, limit - RECORD_OVERHEAD_BYTES) * 3 // 4}"
+        )
+        yield TopicDifference("config", desired.name, _MAX_BYTES, str(desired.record_bytes), str(limit), fix)
 
 
 def _parse_list(value: str) -> frozenset[str]:
@@ -132,155 +180,61 @@ def _parse_list(value: str) -> frozenset[str]:
     return frozenset(part.strip() for part in value.split(","))
 
 
-async def survey(admin: AIOKafkaAdminClient, contract: Contract, settings: TopicsSettings) -> list[Finding]:
-    """Return every difference between the contract and Kafka; changes nothing."""
-    wanted = wanted_topics(contract, settings)
-    return compare(wanted, await _read(admin, [topic.name for topic in wanted]))
+async def diff_topics(client: AIOKafkaClient, contract: Contract, settings: Settings) -> TopicSurvey:
+    """Compare every topic of the contract with Kafka.
 
-
-async def _read(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, Found]:
-    # All names first: aiokafka asks for a topic by name with auto-creation allowed, so asking could make it.
-    there = set(await admin.list_topics()) & set(names)
-    if not there:
-        return {}
-    described = [topic for topic in await admin.describe_topics(sorted(there)) if not topic["error_code"]]
-    config = await _read_config(admin, [topic["topic"] for topic in described])
-    return {
-        topic["topic"]: Found(
-            len(topic["partitions"]),
-            max((len(partition["replicas"]) for partition in topic["partitions"]), default=0),
-            _values(config.get(topic["topic"])),
-        )
-        for topic in described
+    Raises KafkaError, OSError or TimeoutError when Kafka does not respond.
+    """
+    desired = desired_topics(contract, settings)
+    states = await topic_state(client, [topic.name for topic in desired], READ_SECONDS)
+    existing = [name for name, state in states.items() if state.partitions]
+    try:
+        config = await read_config(client, existing)
+    except IncompatibleBrokerVersion:
+        # The embedded broker: its topics cannot be configured, so only their existence is compared.
+        return TopicSurvey([found for found in compare(desired, {}) if found.topic not in existing], {})
+    values = {
+        name: {key: entry.value for key, entry in entries.items() if entry.value is not None}
+        for name, entries in config.items()
     }
+    actual = {
+        name: ActualTopic(states[name].partitions, states[name].replication, values.get(name)) for name in existing
+    }
+    differences = [_with_state(difference, states[difference.topic]) for difference in compare(desired, actual)]
+    differences += [
+        TopicDifference("access", name, "access", "writable", "not writable", state.detail, blocking=True)
+        for name, state in states.items()
+        if state.writable is False
+    ]
+    return TopicSurvey(differences, {name: TopicLimits.of(entries) for name, entries in values.items()})
 
 
-def _values(entries: Mapping[str, _Entry] | None) -> dict[str, str] | None:
-    if entries is None:
-        return None
-    return {name: entry.value for name, entry in entries.items() if entry.value is not None}
+def _with_state(difference: TopicDifference, state: TopicState) -> TopicDifference:
+    """Name the real state of a topic that has no visible partitions but is not missing."""
+    if difference.kind != "missing" or state.status == "missing":
+        return difference
+    kind: Kind = "access" if state.status == "unauthorized" else "unreadable"
+    return difference._replace(kind=kind, actual=state.status.replace("_", " "), fix=state.detail)
 
 
-class _Entry(NamedTuple):
+class ConfigEntry(NamedTuple):
+    """A configuration entry of a topic. `own`: it is set on the topic itself."""
+
     value: str | None
     own: bool
 
 
-async def _read_config(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, dict[str, _Entry]]:
-    """Return each topic's entries by name; a topic whose configuration Kafka does not tell is absent."""
-    if not names:
+async def read_config(client: AIOKafkaClient, topics: Iterable[str]) -> dict[str, dict[str, ConfigEntry]]:
+    """Return each topic's entries by name; a topic whose configuration this client may not read is absent."""
+    resources = [(TOPIC_RESOURCE, name, None) for name in topics]
+    if not resources:
         return {}
-    resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
+    response: dict[str, Any] = await send_to_any(client, DescribeConfigsRequest(resources), READ_SECONDS)
     return {
         resource["resource_name"]: {
-            entry["config_names"]: _Entry(entry["config_value"], entry.get("config_source") == _SET_ON_THE_TOPIC)
+            entry["config_names"]: ConfigEntry(entry["config_value"], entry.get("config_source") == _SET_ON_THE_TOPIC)
             for entry in resource["config_entries"]
         }
-        for response in await admin.describe_configs(resources)
-        for resource in response.to_object()["resources"]
+        for resource in response["resources"]
         if not resource["error_code"]
     }
-
-
-async def apply(
-    admin: AIOKafkaAdminClient, contract: Contract, settings: TopicsSettings, findings: Iterable[Finding]
-) -> list[ChangeRejected]:
-    """Make these changes (missing topics, configuration, more partitions) and return those that Kafka refused.
-
-    What cannot be applied (replication, fewer partitions) is passed over. Safe to repeat, and for replicas to do at
-    once: a topic that another one made meanwhile is no refusal.
-    """
-    findings = list(findings)
-    # Where there is no controller (a cluster that is starting) aiokafka would fail with an AttributeError.
-    if findings and (await admin.describe_cluster())["controller_id"] == -1:
-        raise KafkaConnectionError("Kafka has no controller now and cannot change topics")
-    by_kind: dict[Kind, dict[str, list[Finding]]] = {}
-    for finding in findings:
-        by_kind.setdefault(finding.kind, {}).setdefault(finding.topic, []).append(finding)
-    missing = [t for t in wanted_topics(contract, settings) if t.name in by_kind.get("missing", {})]
-    refusals = await _create(admin, missing)
-    for name, entries in by_kind.get("config", {}).items():
-        refusals += await _configure(admin, name, {finding.subject: finding.wanted for finding in entries})
-    for name, (finding, *_) in by_kind.get("partitions", {}).items():
-        if _grows(finding):
-            refusals += await _grow(admin, name, int(finding.wanted))
-    refused = {refusal.topic for refusal in refusals}
-    await _wait_until_visible(
-        admin, contract, settings, [finding for finding in findings if finding.topic not in refused]
-    )
-    return refusals
-
-
-async def _wait_until_visible(
-    admin: AIOKafkaAdminClient, contract: Contract, settings: TopicsSettings, findings: Sequence[Finding]
-) -> None:
-    """Wait until Kafka shows the changes, but not for ever: its brokers hear of them a moment after its controller."""
-    made = {finding[:3] for finding in findings if finding.kind in ("missing", "config") or _grows(finding)}
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(PROPAGATION_TIMEOUT_SECONDS):
-            while made & {each[:3] for each in await survey(admin, contract, settings)}:  # noqa: ASYNC110 - no news of it
-                await asyncio.sleep(0.1)
-
-
-def _grows(finding: Finding) -> bool:
-    return finding.kind == "partitions" and int(finding.wanted) > int(finding.found)
-
-
-async def _create(admin: AIOKafkaAdminClient, topics: Sequence[DesiredTopic]) -> list[ChangeRejected]:
-    if not topics:
-        return []
-    requests = [
-        # An empty assignment and not None: with None aiokafka refuses the -1 that leaves a count to the broker.
-        NewTopic(
-            topic.name,
-            topic.partitions or -1,
-            topic.replication,
-            {} if -1 in (topic.partitions or -1, topic.replication) else None,
-            dict(topic.config),
-        )
-        for topic in topics
-    ]
-    response = await admin.create_topics(requests)
-    refusals: list[ChangeRejected] = []
-    for name, code, message in response.topic_errors:
-        if for_code(code) is not TopicAlreadyExistsError:
-            refusals += _refused(name, code, message, "Create")
-    return refusals
-
-
-async def _configure(admin: AIOKafkaAdminClient, name: str, changes: Mapping[str, str]) -> list[ChangeRejected]:
-    entries = (await _read_config(admin, [name])).get(name)
-    if entries is None:
-        fix = "allow this client to DescribeConfigs of the topic"
-        return [ChangeRejected(name, "its configuration cannot be read", fix)]
-    # AlterConfigs replaces all: an entry that is not sent again goes back to the broker's default.
-    kept = {key: entry.value for key, entry in entries.items() if entry.own and entry.value is not None}
-    resource = ConfigResource(ConfigResourceType.TOPIC, name, {**kept, **changes})
-    refusals: list[ChangeRejected] = []
-    for response in await admin.alter_configs([resource]):
-        for code, message, _, topic in response.resources:
-            refusals += _refused(topic, code, message, "AlterConfigs")
-    return refusals
-
-
-async def _grow(admin: AIOKafkaAdminClient, name: str, partitions: int) -> list[ChangeRejected]:
-    try:
-        await admin.create_partitions({name: NewPartitions(partitions)})
-    except KafkaError as error:
-        return _refused(name, getattr(error, "errno", -1), str(error), "Alter")
-    return []
-
-
-def _refused(topic: str, code: int, message: str | None, operation: str) -> list[ChangeRejected]:
-    """Read one answer of Kafka. Raises what a later attempt may mend."""
-    error: Any = for_code(code)
-    if code == 0:
-        return []
-    if error.retriable and error is not UnknownTopicOrPartitionError:
-        raise error(message or topic)
-    fix = "see Kafka's message"
-    if error in (TopicAuthorizationFailedError, ClusterAuthorizationFailedError):
-        fix = f"allow this client's user to {operation} the topic (kafka-acls --operation {operation})"
-    elif error is InvalidReplicationFactorError:
-        fix = "set BRIDGE_TOPICS_REPLICATION_FACTOR to at most the number of brokers, or -1 for their default"
-    return [ChangeRejected(topic, f"Kafka refused: {message or error.description} ({error.message})", fix)]

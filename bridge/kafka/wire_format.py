@@ -1,11 +1,10 @@
-"""The wire formats: how a record says which schema of the registry it follows. Pure.
+"""The wire formats: how a record names its schema in the registry. Pure.
 
-* plain: not at all, the value is the JSON.
-* confluent: before the JSON a zero byte and the schema's id, 4 bytes, most significant first. JSON Schema has no
-  message indexes.
-* header: in the header `__value_schema_id`, a byte of one and the 16 bytes of the schema's GUID; the value is the JSON.
+* plain: the record does not name its schema; the value is the JSON.
+* confluent: a zero byte and the schema's id (4 bytes, big-endian) precede the JSON. JSON Schema has no message indexes.
+* header: the header `__value_schema_id` holds the byte 1 and the 16 bytes of the schema's GUID; the value is the JSON.
 
-JSON never begins with a zero byte, so a reader needs not be told which it is.
+Invariant: JSON never starts with a zero byte, so the format can be detected from the record alone.
 
 Source: Confluent's "Formats, Serializers, and Deserializers" (wire format) and its clients' `SchemaId`.
 """
@@ -13,11 +12,13 @@ Source: Confluent's "Formats, Serializers, and Deserializers" (wire format) and 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from uuid import UUID
 
 if TYPE_CHECKING:
     from aiokafka import ConsumerRecord
+
+WireFormat = Literal["plain", "confluent", "header"]
 
 HEADER = "__value_schema_id"
 _MAGIC_ID = b"\x00"
@@ -26,17 +27,24 @@ PREFIX_BYTES = 5
 
 
 def encode_id_prefix(schema_id: int) -> bytes:
-    """Return what stands before the JSON in the format `confluent`."""
+    """Return the bytes before the JSON in the format `confluent`. Raises OverflowError for an invalid id."""
     return _MAGIC_ID + schema_id.to_bytes(4, "big")
 
 
 def encode_guid_header(guid: str) -> tuple[str, bytes]:
-    """Return the header of the format `header`. Raises ValueError for what is no GUID."""
+    """Return the header of the format `header`. Raises ValueError for an invalid GUID."""
     return HEADER, _MAGIC_GUID + UUID(guid).bytes
 
 
-def unframed(record: ConsumerRecord) -> ConsumerRecord:
-    """Return a record with its JSON alone as the value."""
+def detect_format(record: ConsumerRecord) -> WireFormat:
+    """Return the format of a record."""
+    if record.value and record.value.startswith(_MAGIC_ID):
+        return "confluent"
+    return "header" if any(name == HEADER for name, _ in record.headers) else "plain"
+
+
+def strip_schema_id(record: ConsumerRecord) -> ConsumerRecord:
+    """Return a record whose value is the JSON alone."""
     if record.value and record.value.startswith(_MAGIC_ID):
         return dataclasses.replace(record, value=record.value[PREFIX_BYTES:])
     return record

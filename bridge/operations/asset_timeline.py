@@ -1,7 +1,7 @@
-"""The story of one asset: its events in the order of their receipt, and what in it is missing or out of order.
+"""The timeline of one asset: its events in order of receipt, with duplicates, disorder and gaps marked.
 
-Pure. An event is missing when a later one of the asset's life implies it; Gumlet sends `optimized` for some assets
-only, so that one is never missed. Nothing is said of an asset that is merely not finished.
+Pure. An event is missing when a later event of the asset implies it. `optimized` is never reported as missing, because
+Gumlet sends it for some assets only. Assets still in progress lack nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 LIFECYCLE_ORDER = ("created", "downloaded", "stream_ready", "optimized", "ready", "repackaged", "deleted")
-"""The states of a video in the order in which Gumlet reaches them; `errored` can follow any before `ready`."""
+"""The states of a video in the order in which Gumlet reaches them; `errored` can follow any state before `ready`."""
 REQUIRED_PREDECESSORS = {
     "downloaded": ("created",),
     "stream_ready": ("created", "downloaded"),
@@ -22,34 +22,30 @@ REQUIRED_PREDECESSORS = {
     "errored": ("created",),
     "deleted": ("created",),
 }
-"""What must have come before each state."""
+"""The states that each state implies."""
 VIDEO = "video.status."
 
 
-def tell(lines: Iterable[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
+def build_timeline(lines: Iterable[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
     """Return the events, each with a `note`, and the types that are missing.
 
-    `lines` are events as `gumlet-bridge tail` prints them, in any order.
+    `lines` are events as `record_to_dict` returns them, in any order.
     """
-    story = sorted(lines, key=lambda line: (line["received_at"], line["topic"], line["partition"], line["offset"]))
+    events = sorted(lines, key=lambda line: (line["received_at"], line["topic"], line["partition"], line["offset"]))
     seen: set[str] = set()
-    furthest = ""
-    told = []
-    for line in story:
+    latest = -1
+    timeline = []
+    for line in events:
         state = line["type"].removeprefix(VIDEO)
-        note = ""
+        rank = LIFECYCLE_ORDER.index(state) if state in LIFECYCLE_ORDER else None
+        note = str(line.get("origin") or "")
         if line["id"] in seen:
-            note = "repeat"
-        elif state in LIFECYCLE_ORDER and furthest and LIFECYCLE_ORDER.index(state) < LIFECYCLE_ORDER.index(furthest):
-            note = f"out of order: came after {furthest}"
-        elif line.get("origin"):
-            note = str(line["origin"])
+            note = "duplicate"
+        elif rank is not None and rank < latest:
+            note = f"out of order: received after {LIFECYCLE_ORDER[latest]}"
         seen.add(line["id"])
-        if state in LIFECYCLE_ORDER and (
-            not furthest or LIFECYCLE_ORDER.index(state) > LIFECYCLE_ORDER.index(furthest)
-        ):
-            furthest = state
-        told.append(line | {"note": note})
-    came = {line["type"].removeprefix(VIDEO) for line in story}
-    implied = {state for each in came for state in REQUIRED_PREDECESSORS.get(each, ())}
-    return told, [f"{VIDEO}{state}" for state in LIFECYCLE_ORDER if state in implied - came]
+        latest = max(latest, -1 if rank is None else rank)
+        timeline.append(line | {"note": note})
+    received = {line["type"].removeprefix(VIDEO) for line in events}
+    implied = {state for found in received for state in REQUIRED_PREDECESSORS.get(found, ())}
+    return timeline, [f"{VIDEO}{state}" for state in LIFECYCLE_ORDER if state in implied - received]

@@ -1,7 +1,7 @@
-"""Dead letters, read back: what each one says, and the delivery that each one was.
+"""Dead letters read back from Kafka, and the delivery that each of them preserves.
 
-Pure. A dead letter holds the body and the receipt of its delivery, so the delivery made from it is the one that the
-journal had: today's normalizer gives it the id and the time that it would have had then.
+Pure. A dead letter holds the body, source and receipt time of its delivery, so the current normalizer gives the
+restored delivery the id and time that it had originally.
 """
 
 from __future__ import annotations
@@ -19,36 +19,33 @@ if TYPE_CHECKING:
 
 
 class DeadLetter(NamedTuple):
-    """One record of the dead-letter topic. `about` is its value without the body; `place` is `partition/offset`."""
+    """One record of the dead-letter topic. `metadata` is its value without the body; `offset` is `partition/offset`."""
 
-    place: str
-    id: str
-    about: dict[str, Any]
+    offset: str
+    event_id: str
+    metadata: dict[str, Any]
     delivery: Delivery
 
     @classmethod
-    def of(cls, record: ConsumerRecord) -> DeadLetter | None:
-        """Read a record; None when it is none of the bridge's."""
+    def from_record(cls, record: ConsumerRecord) -> DeadLetter | None:
+        """Read a record; return None for one that holds no delivery of the bridge."""
         try:
-            about = orjson.loads(record.value)
-            body = b64decode(about.pop("body_base64"), validate=True)
-            delivery = Delivery(record.timestamp, about["source"], body)
+            metadata = orjson.loads(record.value)
+            body = b64decode(metadata.pop("body_base64"), validate=True)
+            delivery = Delivery(record.timestamp, metadata["source"], body)
             event_id = dict(record.headers)["ce_id"].decode()
         except (ValueError, KeyError, TypeError, AttributeError, Base64Error):
             return None
-        return cls(f"{record.partition}/{record.offset}", event_id, about, delivery)
+        return cls(f"{record.partition}/{record.offset}", event_id, metadata, delivery)
 
-    def line(self) -> dict[str, Any]:
-        """Return what `list` prints: everything but the body."""
-        return {"place": self.place, "id": self.id} | self.about
-
-    def whole(self) -> dict[str, Any]:
-        """Return what `show` and `export` print: the body too."""
-        return self.line() | readable(self.delivery.body)
+    def to_dict(self, *, with_body: bool = False) -> dict[str, Any]:
+        """Return what the commands print."""
+        body = decode_body(self.delivery.body) if with_body else {}
+        return {"offset": self.offset, "id": self.event_id} | self.metadata | body
 
 
-def readable(body: bytes) -> dict[str, Any]:
-    """Return a body as people and programs read it, nothing lost: `body` is its JSON or text, else `body_base64`."""
+def decode_body(body: bytes) -> dict[str, Any]:
+    """Return a body in readable form without loss: `body` is its JSON or text, otherwise `body_base64`."""
     try:
         return {"body": orjson.loads(body)}
     except orjson.JSONDecodeError:

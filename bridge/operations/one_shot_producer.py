@@ -1,37 +1,52 @@
-"""What the tools that publish share: a sender as the daemon's, sending some events, saying what became of them."""
+"""Publishes a list of events for operator commands: a producer as the daemon's, and the errors of what was not sent."""
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
-from bridge.publisher.registry_encoder import RegistryProducer, producer_factory
+from bridge.publisher.outgoing import OutgoingEvent
+from bridge.publisher.producer import BatchProducer
+from bridge.publisher.registry_encoder import create_encoder
 from bridge.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
     from bridge.config.settings import Settings
     from bridge.contract.schemas import Contract
-    from bridge.publisher.producer import OutgoingEvent, Sender
+    from bridge.event import Delivery, Event
 
 ATTEMPTS = 5
-"""How often what Kafka neither confirmed nor refused is sent again."""
+"""How often an event is sent that Kafka neither confirms nor rejects."""
 
 
-async def sender_of(settings: Settings, contract: Contract) -> Sender:
-    """Return a sender in the configured wire format. Raises RegistryError: a tool does not wait for a registry."""
-    sender = producer_factory(settings.registry, contract)(settings.kafka, Metrics())
-    if isinstance(sender, RegistryProducer):
-        await sender.frames.learn()
-    return sender
+@contextlib.asynccontextmanager
+async def open_producer(settings: Settings, contract: Contract) -> AsyncIterator[BatchProducer]:
+    """Hold a producer in the configured wire format.
+
+    Raises RegistryError, RegistryIncompatible: a command does not wait for a registry.
+    """
+    encoder = create_encoder(settings.registry, contract)
+    if encoder is not None:
+        await encoder.resolve_all()
+    producer = BatchProducer(settings.kafka, Metrics(), encoder=encoder)
+    try:
+        yield producer
+    finally:
+        await producer.close()
 
 
-async def send_all(sender: Sender, events: list[OutgoingEvent]) -> dict[int, str]:
-    """Send until each event is confirmed or refused; return Kafka's words of those that were not sent."""
-    refusals: dict[int, str] = {}
+async def send_all(producer: BatchProducer, events: Sequence[tuple[Event, Delivery]]) -> dict[int, str]:
+    """Send events until each is confirmed or rejected; return the errors of those not sent, by position in `events`."""
+    errors: dict[int, str] = {}
+    left = [OutgoingEvent(event, delivery, number) for number, (event, delivery) in enumerate(events)]
     for _ in range(ATTEMPTS):
-        if not events:
-            return refusals
-        verdicts = await sender.send(events)
-        refusals |= {id(each): said for each, _, said in verdicts.rejected}
-        refusals |= {id(each): said for parked, said in verdicts.refused.values() for each in parked}
-        events = verdicts.again
-    return refusals | {id(each): "not confirmed" for each in events}
+        if not left:
+            return errors
+        report = await producer.send(left)
+        errors |= {rejection.outgoing.number: rejection.detail for rejection in report.rejected}
+        for blocked in report.blocked_by_topic.values():
+            errors |= {outgoing.number: blocked.detail for outgoing in blocked.events}
+        left = report.retry
+    return errors | {outgoing.number: "not confirmed" for outgoing in left}

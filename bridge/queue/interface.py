@@ -1,33 +1,55 @@
-"""Where deliveries wait between ingress and publisher: what both may ask of it, and neither knows which it has.
+"""The delivery queue between ingress and publisher: its interface, and the values that it hands out.
 
-`journal.Journal` keeps them on disk, `handover.MemoryQueue` in memory while Kafka confirms.
+Implementations: `journal.Journal` (on disk) and `memory.MemoryQueue` (in memory, for `ack = "kafka"`). Ingress and
+publisher use only this interface. All methods are called from the event loop's thread.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from bridge.errors import DeliveryRejected
 from bridge.event import Delivery
-from bridge.queue.journal_file import Group, Parked
+
+
+class Group(NamedTuple):
+    """Deliveries of one group commit: sequence numbers `first` to `last`, `size` bytes when encoded.
+
+    `total` is the running total of bytes up to and including this group, `received_ms` the first delivery's receipt.
+    """
+
+    first: int
+    last: int
+    received_ms: int
+    size: int
+    total: int
+    deliveries: list[Delivery]
+
+
+class Parked(NamedTuple):
+    """A delivery that is kept until its topic is unblocked, and its sequence number among those of the topic."""
+
+    number: int
+    delivery: Delivery
+    topic: str = ""
 
 
 class DeliveryQueue(Protocol):
-    """Where deliveries wait: the journal, or the hand-over without a disk."""
+    """Deliveries between acknowledgement and publication."""
 
     @property
     def depth(self) -> int:
-        """Deliveries not yet on Kafka."""
+        """Number of pending deliveries, the parked ones included."""
 
     @property
     def size_bytes(self) -> int:
-        """Bytes they take."""
+        """Bytes of the pending deliveries."""
 
     @property
     def oldest_pending_ms(self) -> int | None:
-        """Receipt of the oldest, in ms since the epoch."""
+        """Receipt of the oldest pending delivery, in ms since the epoch; None when none is pending."""
 
     @property
     def acknowledging(self) -> bool:
@@ -35,25 +57,28 @@ class DeliveryQueue(Protocol):
 
     @property
     def parked(self) -> dict[str, int]:
-        """Deliveries that wait for a topic that refuses them."""
+        """Number of parked deliveries of each blocked topic."""
 
     def check_capacity(self, size: int) -> DeliveryRejected | None:
-        """Tell why a delivery of so many bytes would be refused now."""
+        """Return why a delivery of this size would be rejected now; None when it would be accepted."""
 
     def append(self, delivery: Delivery) -> asyncio.Future[None]:
-        """Take a delivery; the future is done when it may be acknowledged, or fails with DeliveryRejected."""
+        """Enqueue a delivery; the future is done when it may be acknowledged, or fails with DeliveryRejected.
+
+        Raises DeliveryRejected at once when the queue has no capacity.
+        """
 
     async def read(self) -> list[Group]:
-        """Return the next groups, in order."""
+        """Return the next groups in order, waiting until there is at least one."""
 
     def settle(self, group: Group) -> None:
-        """Forget everything up to the end of a group."""
+        """Remove everything up to the end of a group: Kafka has it."""
 
     async def park(self, group: Group, parked: Sequence[tuple[str, Delivery]]) -> None:
-        """Settle, but keep some deliveries for their topics."""
+        """Settle a group, but keep some of its deliveries, each named with its blocked topic."""
 
     async def read_parked(self, topic: str, limit: int) -> list[Parked]:
-        """Return the deliveries that have waited longest for a topic."""
+        """Return the oldest parked deliveries of a topic, at most `limit`."""
 
     async def unpark(self, parked: Sequence[Parked]) -> None:
-        """Forget parked deliveries."""
+        """Remove parked deliveries: Kafka has them."""

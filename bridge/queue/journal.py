@@ -23,8 +23,9 @@ from collections.abc import AsyncIterator, Sequence
 from bridge.config.sections import JournalSettings, QueueSettings
 from bridge.errors import BridgeError, DeliveryRejected, JournalCorrupted
 from bridge.event import Delivery
+from bridge.queue.interface import Group, Parked
 from bridge.queue.journal_disk import JournalStorage
-from bridge.queue.journal_file import FILE_NAME, Group, JournalFile, Parked, lock, pack
+from bridge.queue.journal_file import FILE_NAME, JournalFile, lock, pack
 from bridge.telemetry.metrics import Metrics
 
 TRIM_SECONDS = 0.1

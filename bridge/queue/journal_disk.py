@@ -20,7 +20,8 @@ from pathlib import Path
 import structlog
 
 from bridge.errors import JournalCorrupted
-from bridge.queue.journal_file import Group, JournalFile, Parked, is_damage
+from bridge.queue.interface import Group, Parked
+from bridge.queue.journal_file import JournalFile, is_damage
 from bridge.queue.journal_mark import SUFFIX
 from bridge.telemetry.metrics import Metrics
 

@@ -27,6 +27,7 @@ import msgspec
 
 from bridge.errors import BridgeError, JournalCorrupted, JournalLocked, UnsupportedJournalVersion
 from bridge.event import Delivery
+from bridge.queue.interface import Group, Parked
 from bridge.queue.journal_mark import Mark
 
 FILE_NAME = "journal.sqlite"
@@ -66,27 +67,6 @@ _READ = "SELECT first, last, received_ms, size, total, checksum, deliveries FROM
 _encode = msgspec.msgpack.Encoder().encode
 _decode_group = msgspec.msgpack.Decoder(list[Delivery]).decode
 _decode_one = msgspec.msgpack.Decoder(Delivery).decode
-
-
-class Group(NamedTuple):
-    """Deliveries that became durable together: sequence numbers `first` to `last`, `size` bytes when encoded.
-
-    `total` is the running sum of all sizes up to this group, `received_ms` the receipt of its first delivery.
-    """
-
-    first: int
-    last: int
-    received_ms: int
-    size: int
-    total: int
-    deliveries: list[Delivery]
-
-
-class Parked(NamedTuple):
-    """A delivery that waits for its topic: its number in the file, and the delivery."""
-
-    number: int
-    delivery: Delivery
 
 
 class Extent(NamedTuple):

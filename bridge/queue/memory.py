@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 from bridge.config.sections import QueueSettings
 from bridge.errors import DeliveryRejected
 from bridge.event import Delivery
-from bridge.queue.journal_file import Group, Parked
+from bridge.queue.interface import Group, Parked
 
 MAX_BATCH_DELIVERIES = 500
 """Most deliveries handed to the publisher at once."""

@@ -38,6 +38,11 @@ class Histogram(Collector):
         self._counts[bisect_left(self._bounds, value)] += times
         self._sum += value * times
 
+    @property
+    def total(self) -> tuple[float, int]:
+        """The sum of all values, and their number."""
+        return self._sum, sum(self._counts)
+
     def collect(self) -> Iterable[Metric]:
         """Return the cumulative counts of the buckets."""
         buckets, total = [], 0
@@ -54,6 +59,7 @@ class RequestCounter(Collector):
         self._sources: set[str] = set()
         self._counts: Tally[tuple[str, int]] = Tally()
         self._bytes = 0
+        self.total = self.acknowledged = 0
         registry.register(self)
 
     def add_sources(self, sources: Iterable[str]) -> None:
@@ -69,6 +75,8 @@ class RequestCounter(Collector):
             else:
                 source = OTHER
         self._counts[source, status] += 1
+        self.total += 1
+        self.acknowledged += status == 200  # noqa: PLR2004 - the status of an acknowledgement
         self._bytes += body_bytes
 
     def collect(self) -> Iterable[Metric]:

@@ -81,8 +81,13 @@ class Health:
             if state != (before.state if before else "ok"):
                 log = _log.info if state == "ok" else _log.warning
                 log("health_changed", component=component, state=state, detail=cause, hint=next_step)
-        return sorted(self._conditions.values(), key=lambda each: (_SEVERITY[each.state], each.since))
+        return sorted(self._conditions.values(), key=_rank)
 
     def problems(self) -> list[Condition]:
         """Return the conditions that are not ok, the worst and oldest first."""
         return [condition for condition in self.conditions() if condition.state != "ok"]
+
+
+def _rank(condition: Condition) -> tuple[int, bool, float]:
+    """Order by severity; of the same severity a blocked topic comes first, then the oldest condition."""
+    return _SEVERITY[condition.state], not condition.component.startswith("topic "), condition.since

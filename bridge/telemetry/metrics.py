@@ -11,6 +11,7 @@ import time
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
+from typing import NamedTuple
 
 import orjson
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
@@ -32,6 +33,19 @@ DEAD_LETTER_TYPE = "dead-letter"
 _LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _PUBLISH_LATENCY_BUCKETS = (*_LATENCY_BUCKETS, 30, 60, 300, 1800, 3600, 21600, 86400)
 _BATCH_SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+class Totals(NamedTuple):
+    """Running totals since the start; latencies are (sum of seconds, count)."""
+
+    deliveries: float
+    acknowledged: float
+    published: float
+    acknowledge: tuple[float, int]
+    publish: tuple[float, int]
+    topics: dict[str, float]
+    rejections: dict[str, float]
+    dead_letters: dict[str, float]
 
 
 class Metrics:
@@ -178,6 +192,38 @@ class Metrics:
         )
         self.registry.register(ReadingCollector(CounterMetricFamily, reading, counts))
 
+    def journal_faults(self) -> tuple[float, float]:
+        """Return the corrupted places and the lost deliveries that the journal has counted."""
+        counters = self.journal_damaged, self.journal_missing
+        corruptions, lost = (
+            next(sample.value for family in counter.collect() for sample in family.samples) for counter in counters
+        )
+        return corruptions, lost
+
+    def totals(self) -> Totals:
+        """Return the running totals that the page and the health checks use."""
+        topics = _samples(self.records, "topic")
+        return Totals(
+            self._requests.total,
+            self._requests.acknowledged,
+            sum(topics.values()),
+            self._ack_latency.total,
+            self._publish_latency.total,
+            topics,
+            _samples(self._rejections, "reason"),
+            _samples(self._dead_letters, "reason"),
+        )
+
     def render(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+def _samples(counter: Counter, label: str) -> dict[str, float]:
+    """Return a counter's values, added up by one of its labels."""
+    values: dict[str, float] = {}
+    for family in counter.collect():
+        for sample in family.samples:
+            if sample.name.endswith("_total"):
+                values[sample.labels[label]] = values.get(sample.labels[label], 0.0) + sample.value
+    return values

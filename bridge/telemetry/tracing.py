@@ -22,6 +22,7 @@ from aiohttp import web
 from bridge.errors import ConfigError
 from bridge.event import Delivery, Event
 from bridge.telemetry.guard import never_raise
+from bridge.webhook import WEBHOOK_PATH
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -98,7 +99,7 @@ class Tracing:
         async def handle_with_span(request: web.BaseRequest) -> web.StreamResponse:
             caller = self._propagator.extract({name.lower(): value for name, value in request.headers.items()})
             attributes = {"http.request.method": request.method, "url.path": request.path, "url.scheme": "http"}
-            name, kind = f"{request.method} /webhooks/gumlet", self._trace.SpanKind.SERVER
+            name, kind = f"{request.method} {WEBHOOK_PATH}", self._trace.SpanKind.SERVER
             with self._tracer.start_as_current_span(name, caller, kind, attributes) as span:
                 response = await handle(request)
                 span.set_attribute("http.response.status_code", response.status)

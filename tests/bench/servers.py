@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bridge.event import Delivery
-from bridge.queue.journal_file import FILE_NAME, Group, JournalFile, pack
+from bridge.queue.interface import Group
+from bridge.queue.journal_file import FILE_NAME, JournalFile, pack
 from tests.support.daemon import Daemon, environment, wait_for
 
 from .load import TOKEN

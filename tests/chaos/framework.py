@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from yarl import URL
 
 from bridge.contract.schemas import Contract
-from bridge.devtools.load_generator import Plan
+from bridge.devtools.load_generator import LoadProfile
 from bridge.event import canonical, content_id
 from tests.support.brokers import ApacheKafka
 from tests.support.brokers.apache import free_port
@@ -80,7 +80,7 @@ def topics(prefix: str) -> list[str]:
 
 def ids(seed: int, count: int) -> set[str]:
     """Return the ids of all that a load of this seed and count can ever send."""
-    plan = Plan(URL("http://x/webhooks/gumlet"), None, count, seed)
+    plan = LoadProfile(URL("http://x/webhooks/gumlet"), None, count, seed)
     return {content_id(plan.source, canonical(document)) for _, events in plan.assets() for _, document in events}
 
 
@@ -157,7 +157,7 @@ class Chaos:
         verdict = judge(acknowledged, records, self.sent_ids)
         refused: Counter[str] = Counter()
         for report in reports:
-            refused.update(report["refused"])
+            refused.update(report["rejected"])
             refused["no answer"] += report["connection_errors"]
         self.line(
             sent=sum(report["sent"] for report in reports),
@@ -166,7 +166,7 @@ class Chaos:
             published=verdict.published,
             repeated=max(0, verdict.repeated),
             lost=max(0, len(verdict.lost) - forgiven),
-            silence=max((report["longest_silence_seconds"] for report in reports), default=0.0),
+            silence=max((report["max_gap_seconds"] for report in reports), default=0.0),
             drain=drain,
             note=", ".join(filter(None, [note, f"{len(verdict.lost)} destroyed on disk" if forgiven else ""])),
         )

@@ -12,9 +12,10 @@ from typing import Any
 import orjson
 import pytest
 
-from bridge.devtools.simulated_assets import lives
+from bridge.devtools.simulated_assets import generate_assets
 from bridge.event import Delivery, canonical, content_id
-from bridge.queue.journal_file import FILE_NAME, Group, JournalFile, pack
+from bridge.queue.interface import Group
+from bridge.queue.journal_file import FILE_NAME, JournalFile, pack
 from tests.chaos.framework import Chaos
 from tests.support.daemon import wait_for
 
@@ -28,7 +29,7 @@ DISTINCT = 50_000
 def deliveries(seed: int, count: int) -> Iterator[tuple[dict[str, str], Delivery]]:
     """Yield simulated deliveries, and each as `gumlet-bridge simulate` notes it when it is acknowledged."""
     now = time.time_ns() // 1_000_000  # long ago would be what Kafka's retention deletes at once
-    events = ((asset.asset_id, *event) for asset in lives(seed) for event in asset.events())
+    events = ((asset.asset_id, *event) for asset in generate_assets(seed) for event in asset.events())
     distinct = [
         (asset_id, event_type, orjson.dumps(document), canonical(document))
         for asset_id, event_type, document in islice(events, min(count, DISTINCT))

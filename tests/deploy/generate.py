@@ -1,4 +1,4 @@
-"""Writes those files of deploy/ that are made from others: `make deploy-files`. `make check` tells when one is stale.
+"""Writes those files of deploy/ that are made from others: `make generate-deploy`. `make check` tells when one is stale.
 
 * METRICS.md from what a running daemon exposes.
 * The monitoring component's PrometheusRule from prometheus/rules.yaml.
@@ -7,12 +7,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import yaml
-from prometheus_client import Metric
+from prometheus_client import Counter, Gauge, Histogram, Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from bridge.contract.schemas import Contract
@@ -25,7 +26,7 @@ METRICS = DEPLOY / "METRICS.md"
 RULES = DEPLOY / "prometheus" / "rules.yaml"
 PROMETHEUS_RULE = DEPLOY / "kubernetes" / "components" / "monitoring" / "rules.yaml"
 NO_KAFKA = "127.0.0.1:9"
-MADE = "Made by `make deploy-files`; do not edit."
+MADE = "Made by `make generate-deploy`; do not edit."
 
 
 @cache
@@ -48,14 +49,25 @@ def sample_names(families: dict[str, Metric]) -> set[str]:
     return {f"{name}{end}" for name, family in families.items() for end in endings.get(family.type, [""])}
 
 
+def label_names(collector: Counter | Gauge | Histogram) -> list[str]:
+    """Return a metric's label names, from a sample that is created for it."""
+    for count in range(1, 6):
+        with suppress(ValueError):  # another number of labels, or none
+            collector.labels(*["-"] * count)
+            return [name for name in next(iter(collector.collect())).samples[-1].labels if name != "le"]
+    return []
+
+
 def metrics_page(families: dict[str, Metric]) -> str:
     """Return METRICS.md."""
     labels = {
         name: sorted({label for sample in family.samples for label in sample.labels} - {"le"})
         for name, family in families.items()
     }
-    for collector, names in Metrics().registry._collector_to_names.items():  # those that have no sample yet
-        labels |= {name: list(collector._labelnames) for name in names if hasattr(collector, "_labelnames")}
+    for collector in vars(Metrics()).values():  # those that have no sample yet
+        if isinstance(collector, Counter | Gauge | Histogram):
+            (family,) = collector.collect()
+            labels[family.name] = label_names(collector)
     lines = [
         "# Metrics",
         "",

@@ -23,7 +23,7 @@ def main() -> None:
     with TemporaryDirectory() as name, EmbeddedBroker() as broker:
         directory = Path(name)
         with (
-            Daemon(directory, broker.bootstrap_servers, topics_provision="off") as daemon,
+            Daemon(directory, broker.bootstrap_servers, topics_provision="create") as daemon,
             chromium(width=1040, height=900) as browser,
             Load(daemon, directory, SECONDS * RATE, 1, rate=RATE),
         ):

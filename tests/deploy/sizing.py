@@ -1,7 +1,7 @@
-"""Writes deploy/SIZING.md from what was measured: `make bench sizing`, on a machine that does nothing else.
+"""Writes deploy/SIZING.md from what was measured: `make bench generate-sizing`, on a machine that does nothing else.
 
 deploy/sizing.json keeps the measures: those of time and memory are taken from `make bench`, those of bytes here, from a
-mixture of events that is the same each time. All else on the page is arithmetic, done anew by `make deploy-files`.
+mixture of events that is the same each time. All else on the page is arithmetic, done anew by `make generate-deploy`.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ import orjson
 
 from bridge.contract.normalizer import Normalizer
 from bridge.contract.schemas import Contract
-from bridge.devtools.simulated_assets import lives
+from bridge.devtools.simulated_assets import generate_assets
 from bridge.event import Delivery
-from bridge.queue.journal_file import FILE_NAME, Group, JournalFile, pack
+from bridge.queue.interface import Group
+from bridge.queue.journal_file import FILE_NAME, JournalFile, pack
 from tests.deploy.external_tools import DEPLOY
 
 PAGE = DEPLOY / "SIZING.md"
@@ -46,7 +47,7 @@ VOLUMES = {1: "1 GiB", 8: "8 GiB (of the StatefulSet's 10)", 100: "100 GiB"}
 
 def deliveries() -> Iterator[Delivery]:
     """Yield the simulator's mixture, always the same."""
-    bodies = (orjson.dumps(body) for asset in lives(1) for _, body in asset.events())
+    bodies = (orjson.dumps(body) for asset in generate_assets(1) for _, body in asset.events())
     return (Delivery(RECEIVED_MS + number, "default", each) for number, each in enumerate(islice(bodies, DELIVERIES)))
 
 

@@ -35,7 +35,7 @@ def last_published(daemon: Daemon) -> list[dict[str, Any]]:
 @pytest.fixture
 def daemon(tmp_path: Path, broker: Broker, prefix: str) -> Any:
     """Run a daemon on each broker."""
-    settings = {"topics_provision": "off"} if broker.embedded else {}
+    settings: dict[str, object] = {}
     with Daemon(tmp_path, broker.bootstrap_servers, prefix, **settings) as running:
         yield running
 

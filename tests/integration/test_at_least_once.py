@@ -35,7 +35,7 @@ def own_kafka(kafka_libraries: Path, tmp_path: Path) -> Iterator[ApacheKafka]:
 
 async def test_simulated_life_arrives_whole_valid_and_in_order(broker: Broker, tmp_path: Path, prefix: str) -> None:
     """On either broker: every simulated event is on its topic once, valid by its schema file, in its asset's order."""
-    settings = {"topics_provision": "off"} if broker.embedded else {}
+    settings: dict[str, object] = {}
     with Daemon(tmp_path, broker.bootstrap_servers, prefix, **settings) as daemon:
         with Load(daemon, tmp_path, count=2000, seed=1) as load:
             report = load.finish()
@@ -55,7 +55,7 @@ async def test_kafka_absent_at_start_and_gone_in_the_middle(
     """Deliveries are acknowledged all along; all are on Kafka when it is back, and the daemon says what it sees."""
     with Daemon(tmp_path, own_kafka.bootstrap_servers, prefix) as daemon:
         with Load(daemon, tmp_path, count=300, seed=2) as early:
-            assert early.finish()["refused"] == {}
+            assert early.finish()["rejected"] == {}
         wait_for(lambda: daemon.logged("kafka_disconnected"), what="kafka_disconnected")
         assert daemon.status()["ready"] is True
         own_kafka.start()
@@ -66,7 +66,7 @@ async def test_kafka_absent_at_start_and_gone_in_the_middle(
             own_kafka.kill()
             wait_for(lambda: late.acknowledged_so_far() > 1500)
             own_kafka.start()
-            assert late.finish()["refused"] == {}
+            assert late.finish()["rejected"] == {}
         wait_for(daemon.drained, 60)
         records = await read_all(own_kafka.bootstrap_servers, topics(prefix))
         kept(judge([*early.acknowledged(), *late.acknowledged()], records))
@@ -184,7 +184,7 @@ async def test_an_event_that_kafka_never_takes_is_a_dead_letter(
         str(number).encode() for number in range(20) if number != 7
     ]
     (dead,) = await read_all(apache_kafka.bootstrap_servers, [f"{prefix}dead-letter"])
-    assert b'"reason":"too_large"' in dead.value
+    assert b'"reason":"record_too_large"' in dead.value
 
 
 async def test_ack_kafka_answers_only_when_kafka_has_it(own_kafka: ApacheKafka, tmp_path: Path, prefix: str) -> None:

@@ -1,4 +1,4 @@
-"""`gumlet-bridge dead-letter`: found, understood, exported, and published once the cause is mended."""
+"""`gumlet-bridge dead-letter`: list, show and export dead letters, and republish them once the cause is fixed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ READY: dict[str, Any] = {
 BROKEN = b'{"type":'
 
 
-def too_strict(directory: Path, prefix: str) -> Contract:
+def load_strict_contract(directory: Path, prefix: str) -> Contract:
     """Return a contract whose titles are at most five characters long."""
     shutil.copytree(schemas_directory(), directory / "schemas")
     path = directory / "schemas" / "video.status.ready.json"
@@ -49,7 +49,7 @@ async def dead(broker: Broker, prefix: str, tmp_path: Path) -> dict[str, object]
     """Publish two dead letters, one of a schema too strict and one of a broken body; return the settings."""
     kafka = KafkaSettings(bootstrap_servers=broker.bootstrap_servers)
     await make_topics(broker, kafka, prefix)
-    strict = Normalizer(too_strict(tmp_path, prefix))
+    strict = Normalizer(load_strict_contract(tmp_path, prefix))
     deliveries = [
         Delivery(RECEIVED_MS, "films", orjson.dumps(READY)),
         Delivery(RECEIVED_MS + 60_000, "films", BROKEN),
@@ -60,11 +60,13 @@ async def dead(broker: Broker, prefix: str, tmp_path: Path) -> dict[str, object]
     return {"kafka_bootstrap_servers": broker.bootstrap_servers, "topics_prefix": prefix}
 
 
-async def test_replay_after_the_schema_is_mended(broker: Broker, prefix: str, dead: dict[str, object]) -> None:
-    """What a schema too strict refused arrives on its topic, with its original id and receipt time."""
-    rehearsed = await bridge("dead-letter", "replay", "--reason", "schema_violation", "--dry-run", **dead)
-    assert rehearsed.code == 0, rehearsed.err
-    assert [line["outcome"] for line in rehearsed.lines] == ["would be published"]
+async def test_replay_publishes_what_a_fixed_schema_accepts(
+    broker: Broker, prefix: str, dead: dict[str, object]
+) -> None:
+    """A delivery that a too strict schema rejected is published with its original id and receipt time."""
+    dry = await bridge("dead-letter", "replay", "--reason", "schema_violation", "--dry-run", **dead)
+    assert dry.code == 0, dry.err
+    assert [line["outcome"] for line in dry.lines] == ["would be published"]
     topic = f"{prefix}video.status.ready"
     assert await read_all(broker.bootstrap_servers, [topic]) == []
 
@@ -79,13 +81,15 @@ async def test_replay_after_the_schema_is_mended(broker: Broker, prefix: str, de
     assert orjson.loads(record.value)["title"] == READY["title"]
 
 
-async def test_the_whole_story_of_a_schema_too_strict(broker: Broker, prefix: str, tmp_path: Path) -> None:
-    """Taken by a daemon with the hasty schema, replayed with today's: the id, key and time of its receipt are kept."""
+async def test_replay_keeps_id_key_and_time_of_a_daemons_dead_letter(
+    broker: Broker, prefix: str, tmp_path: Path
+) -> None:
+    """Received by a daemon with a too strict schema, replayed with the current one: id, key and time are kept."""
     kafka = KafkaSettings(bootstrap_servers=broker.bootstrap_servers)
     await make_topics(broker, kafka, prefix)
     topic, dead_letter = f"{prefix}video.status.ready", f"{prefix}dead-letter"
-    too_strict(tmp_path, prefix)
-    tree = tmp_path / "hasty"
+    load_strict_contract(tmp_path, prefix)
+    tree = tmp_path / "strict"
     shutil.copytree(schemas_directory().parent / "bridge", tree / "bridge")
     (tmp_path / "schemas").rename(tree / "schemas")
     daemon = Daemon(tmp_path, broker.bootstrap_servers, prefix, topics_provision="off")
@@ -108,8 +112,8 @@ async def test_the_whole_story_of_a_schema_too_strict(broker: Broker, prefix: st
     assert (record.key, header(record, "ce_type")) == (letter.key, "com.gumlet.video.status.ready")
 
 
-async def test_a_dead_letter_that_its_topic_would_not_keep(embedded_broker: Broker, prefix: str) -> None:
-    """Its record's time is that of its receipt, so Kafka removes it soon: the dry run says so."""
+async def test_replay_warns_about_events_older_than_retention(embedded_broker: Broker, prefix: str) -> None:
+    """The record time is the time of receipt, so Kafka would delete the event soon: the dry run says so."""
     kafka = KafkaSettings(bootstrap_servers=embedded_broker.bootstrap_servers)
     normalizer = Normalizer(Contract.load(prefix))
     delivery = Delivery(RECEIVED_MS - 8 * 24 * 3_600_000, "films", orjson.dumps(READY))
@@ -117,20 +121,20 @@ async def test_a_dead_letter_that_its_topic_would_not_keep(embedded_broker: Brok
     settings: dict[str, object] = {"kafka_bootstrap_servers": kafka.bootstrap_servers, "topics_prefix": prefix}
     ran = await bridge("dead-letter", "replay", "--dry-run", **settings)
     assert ran.code == 0, ran.err
-    assert "older than its topic keeps" in ran.lines[0]["note"]
+    assert "older than its topic's retention" in ran.lines[0]["note"]
 
 
-async def test_what_is_still_dead_stays_and_is_told(broker: Broker, prefix: str, dead: dict[str, object]) -> None:
-    """A replay publishes what it can, makes no second dead letter of the rest, and ends with 1."""
+async def test_replay_reports_what_is_still_invalid(broker: Broker, prefix: str, dead: dict[str, object]) -> None:
+    """A replay publishes what it can, creates no second dead letter for the rest, and ends with 1."""
     ran = await bridge("dead-letter", "replay", **dead)
 
     assert ran.code == 1
-    assert sorted(line["outcome"] for line in ran.lines) == ["published", "still dead"]
+    assert sorted(line["outcome"] for line in ran.lines) == ["published", "still invalid"]
     assert len(await read_all(broker.bootstrap_servers, [f"{prefix}dead-letter"])) == 2
 
 
-async def test_filters_choose_by_time_type_asset_reason(dead: dict[str, object]) -> None:
-    """Each filter chooses what it says, and a list has no bodies."""
+async def test_list_filters_by_time_type_asset_and_reason(dead: dict[str, object]) -> None:
+    """Each filter selects the dead letters that it names; the list has no bodies."""
     listed = await bridge("dead-letter", "list", **dead)
     assert listed.code == 0, listed.err
     everything = listed.lines
@@ -150,13 +154,13 @@ async def test_filters_choose_by_time_type_asset_reason(dead: dict[str, object])
         assert [line["reason"] for line in ran.lines] == expected, arguments
 
 
-async def test_show_and_export_have_the_body(dead: dict[str, object], tmp_path: Path) -> None:
-    """A dead letter is shown by its id, and exported, with what Gumlet sent; an unknown id fails."""
+async def test_show_and_list_with_body_include_the_body(dead: dict[str, object], tmp_path: Path) -> None:
+    """`show` and `list --with-body` include the delivered body; an unknown id fails."""
     shown = await bridge("dead-letter", "show", content_id("films", canonical(READY)), **dead)
     assert shown.code == 0, shown.err
     assert orjson.loads(shown.out)["body"] == READY
     file = tmp_path / "letters.jsonl"
-    exported = await bridge("dead-letter", "export", "-o", str(file), **dead)
+    exported = await bridge("dead-letter", "list", "--with-body", "--output", str(file), **dead)
     assert exported.code == 0, exported.err
     bodies = [orjson.loads(line)["body"] for line in file.read_bytes().splitlines()]
     assert READY in bodies
@@ -166,8 +170,8 @@ async def test_show_and_export_have_the_body(dead: dict[str, object], tmp_path: 
     assert "gumlet-bridge dead-letter list" in missing.err
 
 
-async def test_no_kafka_no_topic(broker: Broker, prefix: str) -> None:
-    """A Kafka that does not answer, and one without the topic, each end the command with what to do."""
+async def test_unreachable_kafka_and_missing_topic_name_the_fix(broker: Broker, prefix: str) -> None:
+    """An unreachable Kafka and a missing topic end the command with the setting to fix."""
     away = await bridge("dead-letter", "list", kafka_bootstrap_servers="127.0.0.1:1")
     assert away.code == 1
     assert "BRIDGE_KAFKA_BOOTSTRAP_SERVERS" in away.err

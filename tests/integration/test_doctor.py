@@ -42,7 +42,7 @@ async def test_all_is_well_and_then_not(broker: Broker, prefix: str, tmp_path: P
             "journal_min_free_bytes": 0,
         }
         sources = [part for workspace in WORKSPACES for part in ("--source", workspace)]
-        assert (await bridge("webhooks", "subscribe", "--url", URL, *sources, "--yes", **settings)).code == 0
+        assert (await bridge("webhooks", "create", "--url", URL, *sources, "--yes", **settings)).code == 0
         well = await bridge("doctor", **settings)
         assert well.code == int(broker.embedded), well.out + well.err
         assert results(well) == {
@@ -55,7 +55,7 @@ async def test_all_is_well_and_then_not(broker: Broker, prefix: str, tmp_path: P
             "webhook": "ok",
             "deliveries": "ok",
         }
-        await simulated.live(1)
+        await simulated.run_assets(1)
         ill = await bridge("doctor", **(settings | {"tokens": "another"}))
         assert ill.code == 1
         assert (results(ill)["webhook"], results(ill)["deliveries"]) == ("failed", "failed")

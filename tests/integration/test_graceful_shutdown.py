@@ -20,8 +20,6 @@ def deliveries(daemon: Daemon) -> float:
 async def test_one_of_two_leaves_under_load(broker: Broker, tmp_path: Path, prefix: str) -> None:
     """None is lost, no connection is reset, nobody is refused: the one that leaves drains, the other takes over."""
     settings: dict[str, object] = {"reuse_port": True}
-    if broker.embedded:
-        settings["topics_provision"] = "off"
     homes = [tmp_path / "first", tmp_path / "second"]
     for home in homes:
         home.mkdir()
@@ -37,7 +35,7 @@ async def test_one_of_two_leaves_under_load(broker: Broker, tmp_path: Path, pref
                 assert leaving.logged("drained")[0]["left"] == 0
                 report = load.finish()
             wait_for(staying.drained)
-            assert report["refused"] == {}
+            assert report["rejected"] == {}
             assert report["connection_errors"] == 0
             names = [topic.name for topic in Contract.load(prefix).topics.values()]
             records = await read_all(broker.bootstrap_servers, names)
@@ -53,7 +51,7 @@ def test_a_connection_that_waits_to_be_accepted_is_served(embedded_broker: Broke
     head = (
         f"POST /webhooks/gumlet HTTP/1.1\r\nHost: b\r\nx-gumlet-token: {TOKEN}\r\nContent-Length: {len(body)}\r\n\r\n"
     )
-    with Daemon(tmp_path, embedded_broker.bootstrap_servers, prefix, topics_provision="off") as daemon:
+    with Daemon(tmp_path, embedded_broker.bootstrap_servers, prefix, topics_provision="create") as daemon:
         address = urlsplit(daemon.public)
         assert daemon.process is not None
         where = str(address.hostname), int(address.port or 0)

@@ -80,7 +80,7 @@ def connected(daemon: Daemon) -> Iterator[Sender]:
 def daemon(embedded_broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """Run one daemon for the tests that only ask."""
     directory = tmp_path_factory.mktemp("daemon")
-    settings = {"topics_provision": "off", "max_body_bytes": 50_000}
+    settings = {"topics_provision": "create", "max_body_bytes": 50_000}
     with Daemon(directory, embedded_broker.bootstrap_servers, "pieces.", **settings) as running:
         yield running
 
@@ -139,7 +139,7 @@ async def test_each_delivery_is_published_once(embedded_broker: Broker, tmp_path
     """All that one connection delivered without waiting is on Kafka, each once and in its order."""
     bodies = [BODY.replace(b'"progress": 100', b'"progress": %d' % number) for number in range(100)]
     assert len(set(bodies)) == 100
-    settings = {"topics_provision": "off"}
+    settings = {"topics_provision": "create"}
     with Daemon(tmp_path, embedded_broker.bootstrap_servers, "once.", **settings) as running:
         with connected(running) as sender:
             sender.send(whole(bodies[0]), b"".join(whole(body) for body in bodies[1:50]))

@@ -25,7 +25,7 @@ BODY = (schemas_directory() / "examples/video.status.ready/full.in.json").read_b
 def daemon(embedded_broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """Run one daemon, with short time limits, for all tests of this module."""
     directory = tmp_path_factory.mktemp("daemon")
-    settings = {"topics_provision": "off", "request_timeout_seconds": 1, "max_body_bytes": 100_000}
+    settings = {"topics_provision": "create", "request_timeout_seconds": 1, "max_body_bytes": 100_000}
     with Daemon(directory, embedded_broker.bootstrap_servers, "answers.", **settings) as running:
         yield running
 
@@ -174,7 +174,7 @@ def test_malformed_http_gets_400(daemon: Daemon, junk: bytes) -> None:
 
 def test_listed_sources_are_the_only_ones(embedded_broker: Broker, tmp_path: Path) -> None:
     """With a list of sources another one is a 404, behind the token."""
-    settings = {"topics_provision": "off", "sources": "production,staging"}
+    settings = {"topics_provision": "create", "sources": "production,staging"}
     with Daemon(tmp_path, embedded_broker.bootstrap_servers, **settings) as daemon:
         assert daemon.post(BODY, "/webhooks/gumlet/staging").status == 200
         assert daemon.post(BODY, "/webhooks/gumlet/other").status == 404
@@ -184,7 +184,7 @@ def test_listed_sources_are_the_only_ones(embedded_broker: Broker, tmp_path: Pat
 
 def test_a_full_journal_gets_503_and_nothing_is_lost(embedded_broker: Broker, tmp_path: Path, prefix: str) -> None:
     """At its bound the bridge says 503 with Retry-After and is not ready; what it acknowledged is published."""
-    settings = {"topics_provision": "off", "journal_max_bytes": 1024 * 1024, "retry_after_seconds": 7}
+    settings = {"topics_provision": "create", "journal_max_bytes": 1024 * 1024, "retry_after_seconds": 7}
     with Daemon(tmp_path, "127.0.0.1:1", prefix, **settings) as daemon:
         accepted = 0
         while (answer := daemon.post(b"x" * 200_000)).status == 200:
@@ -205,7 +205,7 @@ def test_tokens_are_read_again_when_their_file_changes(embedded_broker: Broker, 
     """A rotation needs no restart: the new token is taken, then the old one is not; an emptied file changes nothing."""
     file = tmp_path / "tokens"
     file.write_text("old\n")
-    settings: dict[str, Any] = {"topics_provision": "off", "tokens": None, "tokens_file": file}
+    settings: dict[str, Any] = {"topics_provision": "create", "tokens": None, "tokens_file": file}
     with Daemon(tmp_path, embedded_broker.bootstrap_servers, **settings) as daemon:
         assert daemon.post(BODY, token="old").status == 200
         file.write_text("# rotation\nold\nnew\n")

@@ -26,5 +26,29 @@ def test_not_ready_without_kafka_when_kafka_keeps_the_promise(tmp_path: Path) ->
 
 def test_ready_with_kafka_when_kafka_keeps_the_promise(tmp_path: Path, embedded_broker: Broker, prefix: str) -> None:
     """With ack = kafka a replica becomes ready once Kafka answers."""
-    with Daemon(tmp_path, embedded_broker.bootstrap_servers, prefix, ack="kafka", topics_provision="off") as daemon:
+    with Daemon(tmp_path, embedded_broker.bootstrap_servers, prefix, ack="kafka", topics_provision="create") as daemon:
         wait_for(lambda: request(daemon.admin, "GET", "/readyz").status == 200, what="ready")
+
+
+def test_readiness_lists_what_does_not_work_with_the_next_step(tmp_path: Path) -> None:
+    """Ready is not the same as well: /readyz, /status and the page say the same about an unreachable Kafka."""
+    with Daemon(tmp_path, NOWHERE) as daemon:
+        wait_for(lambda: daemon.status()["state"] == "failing", what="the failing state")
+        answer = request(daemon.admin, "GET", "/readyz")
+        (kafka,) = (each for each in daemon.status()["health"] if each["component"] == "kafka")
+        assert kafka["state"] == "failing"
+        assert NOWHERE in kafka["cause"]
+        assert answer.status == 200
+        assert answer.body.splitlines()[0] == "ready"
+        assert f"kafka: failing: {kafka['cause']}" in answer.body
+        assert "Fix: " in answer.body
+
+
+def test_admin_port_rejects_host_names_that_it_does_not_know(tmp_path: Path) -> None:
+    """A page of another site cannot read the status through a DNS name that points here."""
+    with Daemon(tmp_path, NOWHERE, admin_allowed_hosts="bridge,*.internal") as daemon:
+        for path in ("/", "/status", "/metrics", "/events", "/readyz", "/absent"):
+            answer = request(daemon.admin, "GET", path, headers={"host": "attacker.example:8081"})
+            assert (answer.status, "BRIDGE_ADMIN_ALLOWED_HOSTS" in answer.body) == (421, True)
+        for host in ("localhost", "10.0.0.7:8081", "bridge:8081", "a.internal"):
+            assert request(daemon.admin, "GET", "/status", headers={"host": host}).status == 200

@@ -1,4 +1,4 @@
-"""`gumlet-bridge reconcile`: from the subscription, through an outage of more than a day, to every true final state."""
+"""`gumlet-bridge reconcile` after an outage of more than a day: every final state on Kafka is correct."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
     from aiokafka import ConsumerRecord
 
-    from bridge.devtools.mock_gumlet import SimulatedGumlet
+    from bridge.devtools.mock_gumlet import MockGumlet
     from tests.support.brokers import Broker
 
 BEFORE, DURING, AFTER = 5, 40, 5
-"""How many assets live before, during and after the outage."""
+"""Assets before, during and after the outage."""
 FINAL = TYPES - {"video.status.created", "video.status.downloaded", "video.status.stream_ready"}
 
 
 def final_states(records: list[ConsumerRecord]) -> dict[str, dict[str, Any]]:
-    """Return what a consumer believes of each asset in the end: its latest record."""
+    """Return the latest record of each asset, the state that a consumer ends with."""
     states: dict[str, tuple[int, dict[str, Any]]] = {}
     for record in records:
         value = orjson.loads(record.value)
@@ -41,13 +41,13 @@ def final_states(records: list[ConsumerRecord]) -> dict[str, dict[str, Any]]:
     return {asset_id: value for asset_id, (_, value) in states.items()}
 
 
-def untrue(simulated: SimulatedGumlet, records: list[ConsumerRecord]) -> list[str]:
-    """Return each asset of which a consumer believes what is not so."""
-    believed = final_states(records)
+def wrong_states(simulated: MockGumlet, records: list[ConsumerRecord]) -> list[str]:
+    """Return the assets whose state on Kafka differs from Gumlet's."""
+    on_kafka = final_states(records)
     wrong = []
     for asset_id, state in simulated.states.items():
-        found = believed.get(asset_id, {})
-        # A repackaged asset is ready; what its package is now is what must be known.
+        found = on_kafka.get(asset_id, {})
+        # A repackaged asset is ready; its output must be the current one.
         same_type = found.get("type") == state["type"] or {found.get("type"), state["type"]} <= {
             "video.status.ready", REPACKAGED,
         }  # fmt: skip
@@ -59,7 +59,7 @@ def untrue(simulated: SimulatedGumlet, records: list[ConsumerRecord]) -> list[st
 
 
 def wrong_headers(records: list[ConsumerRecord], contract: Contract) -> list[str]:
-    """Return what is wrong with headers by the contract: each is one of AsyncAPI's document, as that describes it."""
+    """Return violations of the headers that the AsyncAPI document describes."""
     traits = asyncapi.document(contract)["components"]["messageTraits"]["cloudevent"]
     schema = traits["headers"] | {"additionalProperties": False}
     validator = jsonschema_rs.validator_for(schema, validate_formats=True)
@@ -72,8 +72,10 @@ def wrong_headers(records: list[ConsumerRecord], contract: Contract) -> list[str
     return wrong
 
 
-async def test_after_an_outage_of_more_than_a_day(broker: Broker, prefix: str, tmp_path: Path) -> None:
-    """Subscribe, take deliveries, be away for longer than Gumlet tries, reconcile: every final state is true."""
+async def test_reconcile_restores_every_final_state_after_a_long_outage(
+    broker: Broker, prefix: str, tmp_path: Path
+) -> None:
+    """Create a webhook, receive, be down for longer than Gumlet retries, reconcile: every final state is correct."""
     kafka = KafkaSettings(bootstrap_servers=broker.bootstrap_servers)
     await make_topics(broker, kafka, prefix)
     contract = Contract.load(prefix)
@@ -84,36 +86,36 @@ async def test_after_an_outage_of_more_than_a_day(broker: Broker, prefix: str, t
         with daemon:
             url = f"{daemon.public}/webhooks/gumlet/films"
             sources = [part for workspace in WORKSPACES for part in ("--source", workspace)]
-            subscribed = await bridge("webhooks", "subscribe", "--url", url, *sources, "--yes", **settings)
-            assert subscribed.code == 0, subscribed.err
-            await simulated.live(BEFORE)
+            created = await bridge("webhooks", "create", "--url", url, *sources, "--yes", **settings)
+            assert created.code == 0, created.err
+            await simulated.run_assets(BEFORE)
             wait_for(daemon.drained, what="the deliveries reach Kafka")
             assert daemon.stop() == 0
-            await simulated.live(DURING)
+            await simulated.run_assets(DURING)
             assert simulated.failed()
             daemon.start()
-            await simulated.live(AFTER)
+            await simulated.run_assets(AFTER)
             wait_for(daemon.drained, what="the deliveries reach Kafka")
-        assert untrue(simulated, await read_all(broker.bootstrap_servers, topics))
+        assert wrong_states(simulated, await read_all(broker.bootstrap_servers, topics))
         before = len(await read_all(broker.bootstrap_servers, topics))
 
-        rehearsed = await bridge("reconcile", "--dry-run", **settings)
-        assert rehearsed.code == 0, rehearsed.err
+        dry = await bridge("reconcile", "--dry-run", **settings)
+        assert dry.code == 0, dry.err
         assert len(await read_all(broker.bootstrap_servers, topics)) == before
 
         ran = await bridge("reconcile", "--yes", **settings)
         assert ran.code == 0, ran.err
         records = await read_all(broker.bootstrap_servers, topics)
-        assert untrue(simulated, records) == []
-        made = [record for record in records if "ce_origin" in dict(record.headers)]
+        assert wrong_states(simulated, records) == []
+        reconciled = [record for record in records if "ce_origin" in dict(record.headers)]
         published = {line["id"] for line in ran.lines if line["outcome"] == "published"}
-        assert len(records) == before + len(made)
-        assert {header(record, "ce_id") for record in made} == published
-        assert {header(record, "ce_origin") for record in made} == {"reconciliation"}
-        assert {header(record, "ce_type").removeprefix("com.gumlet.") for record in made} <= FINAL
-        assert {header(record, "ce_source").rpartition("/")[2] for record in made} == {"films"}
-        unknowable = {line["type"] for line in ran.lines if line["outcome"].startswith("unknowable")}
-        assert "video.status.created" in unknowable
+        assert len(records) == before + len(reconciled)
+        assert {header(record, "ce_id") for record in reconciled} == published
+        assert {header(record, "ce_origin") for record in reconciled} == {"reconciliation"}
+        assert {header(record, "ce_type").removeprefix("com.gumlet.") for record in reconciled} <= FINAL
+        assert {header(record, "ce_source").rpartition("/")[2] for record in reconciled} == {"films"}
+        lost = {line["type"] for line in ran.lines if line["outcome"].startswith("unrecoverable")}
+        assert "video.status.created" in lost
         assert invalid(records, contract) == []
         assert wrong_headers(records, contract) == []
 
@@ -123,8 +125,8 @@ async def test_after_an_outage_of_more_than_a_day(broker: Broker, prefix: str, t
         assert len(await read_all(broker.bootstrap_servers, topics)) == len(records)
 
 
-async def test_what_is_missing_is_told(broker: Broker, prefix: str) -> None:
-    """Without a key, without Gumlet's webhook, without Kafka: each ends with what to do."""
+async def test_missing_key_webhook_topic_and_kafka_name_the_fix(broker: Broker, prefix: str) -> None:
+    """Each missing prerequisite ends the command with the setting or command that fixes it."""
     kafka: dict[str, object] = {"kafka_bootstrap_servers": broker.bootstrap_servers, "topics_prefix": prefix}
     keyless = await bridge("reconcile", **kafka)
     assert keyless.code == 78
@@ -132,9 +134,9 @@ async def test_what_is_missing_is_told(broker: Broker, prefix: str) -> None:
     async with gumlet() as (_, settings):
         none = await bridge("reconcile", **(settings | kafka))
         assert none.code == 1
-        assert "gumlet-bridge webhooks subscribe" in none.err
-        subscribe = ("webhooks", "subscribe", "--url", "https://example.com/webhooks/gumlet", "--source", "a", "--yes")
-        assert (await bridge(*subscribe, tokens=TOKEN, **settings)).code == 0
+        assert "gumlet-bridge webhooks create" in none.err
+        create = ("webhooks", "create", "--url", "https://example.com/webhooks/gumlet", "--source", "a", "--yes")
+        assert (await bridge(*create, tokens=TOKEN, **settings)).code == 0
         no_topics = await bridge("reconcile", **(settings | kafka))
         assert no_topics.code == 1
         assert "BRIDGE_TOPICS_PREFIX" in no_topics.err

@@ -127,7 +127,7 @@ async def test_failures_end_with_one_and_say_what_to_do(prefix: str) -> None:
         (refused, "BRIDGE_REGISTRY_USERNAME"),
         (failing, "try again later"),
         (forbidden, "forbids it"),
-        (away, "does not answer"),
+        (away, "does not respond"),
     ):
         assert (ran.code, ran.out) == (1, ""), ran.err
         assert said in ran.err

@@ -1,4 +1,4 @@
-"""`gumlet-bridge simulate` against a receiver that refuses: what it says is what happened."""
+"""`gumlet-bridge simulate` against a receiver that rejects deliveries: its report is correct."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from typer.testing import CliRunner, Result
 from yarl import URL
 
 from bridge.cli.simulate import app
-from bridge.devtools.load_generator import ATTEMPTS, LoadReport, Plan, Sender
+from bridge.devtools.load_generator import ATTEMPTS, LoadGenerator, LoadProfile, LoadReport
 from bridge.errors import BridgeError
 from bridge.event import canonical, content_id
+from bridge.operations.rate_limiter import RateLimiter
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -30,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Receiver:
-    """A webhook's receiver that answers as told: `answer(n)` is the n-th request's status, or CUT."""
+    """A receiver of webhooks: `answer(n)` is the status for request n, or CUT to close the connection."""
 
     def __init__(self, answer: Callable[[int], int]) -> None:
         self._answer = answer
@@ -72,8 +73,8 @@ async def receiving(answer: Callable[[int], int] = lambda _: 200) -> AsyncIterat
         await runner.cleanup()
 
 
-def planned(receiver: Receiver, count: int = 60, **options: Any) -> Plan:
-    """Return a plan with this file's usual figures."""
+def profile_for(receiver: Receiver, count: int = 60, **options: Any) -> LoadProfile:
+    """Return a profile with the defaults of these tests."""
     defaults: dict[str, Any] = {
         "url": receiver.url,
         "token": "t",
@@ -81,16 +82,17 @@ def planned(receiver: Receiver, count: int = 60, **options: Any) -> Plan:
         "concurrency": 8,
         "retry_after": 0.0,
     }
-    return Plan(count=count, **(defaults | options))
+    return LoadProfile(count=count, **(defaults | options))
 
 
-async def sent(plan: Plan, path: Path | None = None) -> dict[str, Any]:
-    """Send a plan and return its report."""
-    tally = LoadReport()
+async def send(profile: LoadProfile, path: Path | None = None, rate: float | None = None) -> dict[str, Any]:
+    """Send a profile and return its report."""
+    report_so_far = LoadReport()
+    throttle = RateLimiter(1, 1 / rate).acquire if rate else None
     with (path or Path(os.devnull)).open("wb", buffering=0) as file:
-        await Sender(plan, tally, file).run()
-    tally.end()
-    return tally.report(plan)
+        await LoadGenerator(profile, report_so_far, file, throttle).run()
+    report_so_far.end()
+    return report_so_far.report(profile)
 
 
 async def invoked(*arguments: object) -> Result:
@@ -98,10 +100,10 @@ async def invoked(*arguments: object) -> Result:
     return await asyncio.to_thread(CliRunner().invoke, app, [str(each) for each in arguments])
 
 
-def expected(plan: Plan, source: str = "default") -> dict[str, list[dict[str, Any]]]:
-    """Return the lines that a wholly acknowledged plan must leave, by asset, in order."""
+def expected(profile: LoadProfile, source: str = "default") -> dict[str, list[dict[str, Any]]]:
+    """Return the log lines of a completely acknowledged profile, by asset, in order."""
     lines: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for asset_id, events in plan.assets():
+    for asset_id, events in profile.assets():
         for sequence, (event_type, document) in enumerate(events):
             line = {"type": event_type, "asset_id": asset_id, "sequence": sequence}
             lines[asset_id].append(line | {"id": content_id(source, canonical(document))})
@@ -109,7 +111,7 @@ def expected(plan: Plan, source: str = "default") -> dict[str, list[dict[str, An
 
 
 def listed(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """Return what the acknowledged file says, by asset, in the file's order."""
+    """Return the lines of the acknowledgement log by asset, in the file's order."""
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for line in path.read_bytes().splitlines():
         each = orjson.loads(line)
@@ -119,111 +121,125 @@ def listed(path: Path) -> dict[str, list[dict[str, Any]]]:
 
 @pytest.fixture(autouse=True)
 def _no_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the environment of whoever runs the tests out of them."""
+    """Isolate the tests from the environment."""
     monkeypatch.chdir(tmp_path)
     for name in ("BRIDGE_TOKENS", "BRIDGE_TOKENS_FILE"):
         monkeypatch.delenv(name, raising=False)
 
 
-async def test_everything_is_acknowledged(tmp_path: Path) -> None:
-    """To a receiver that takes everything each delivery is sent once, with the token, and listed in order."""
+async def test_accepting_receiver_gets_each_delivery_once(tmp_path: Path) -> None:
+    """Each delivery is sent once, with the token, and logged in order."""
     async with receiving() as receiver:
-        plan = planned(receiver)
-        report = await sent(plan, tmp_path / "acknowledged")
+        profile = profile_for(receiver)
+        report = await send(profile, tmp_path / "acknowledged")
     assert (report["sent"], report["acknowledged"], report["unfinished"]) == (60, 60, 0)
-    assert listed(tmp_path / "acknowledged") == expected(plan)
+    assert listed(tmp_path / "acknowledged") == expected(profile)
     assert len(receiver.accepted) == 60
     assert receiver.headers["x-gumlet-token"] == "t"
     assert receiver.headers["Content-Type"] == "application/json"
 
 
 async def test_same_seed_same_deliveries() -> None:
-    """Two runs of one seed send the same bodies, however many assets are on their way at a time."""
+    """Two runs of one seed send the same bodies, whatever the concurrency."""
     async with receiving() as receiver:
-        await sent(planned(receiver, concurrency=3))
+        await send(profile_for(receiver, concurrency=3))
         first, receiver.accepted = receiver.accepted, []
-        await sent(planned(receiver, concurrency=30))
+        await send(profile_for(receiver, concurrency=30))
     assert sorted(first) == sorted(receiver.accepted)
 
 
-async def test_refusals_are_counted_and_retried(tmp_path: Path) -> None:
-    """Refused and cut deliveries are tried again until acknowledged, and counted as what they were."""
+async def test_rejections_are_counted_and_retried(tmp_path: Path) -> None:
+    """Rejected and cut deliveries are retried until acknowledged, and counted by kind."""
 
     def now_and_then(n: int) -> int:
         return 503 if n % 5 == 1 else 429 if n % 11 == 3 else CUT if n % 7 == 2 else 202
 
     async with receiving(now_and_then) as receiver:
-        plan = planned(receiver, count=200)
-        report = await sent(plan, tmp_path / "acknowledged")
+        profile = profile_for(receiver, count=200)
+        report = await send(profile, tmp_path / "acknowledged")
     assert report["acknowledged"] == receiver.answers[202] == 200
-    assert report["refused"] == {"429": receiver.answers[429], "503": receiver.answers[503]}
+    assert report["rejected"] == {"429": receiver.answers[429], "503": receiver.answers[503]}
     assert report["connection_errors"] == receiver.answers[CUT]
     assert report["sent"] == receiver.answers.total()
     assert report["given_up"] == 0
-    assert listed(tmp_path / "acknowledged") == expected(plan)
+    assert listed(tmp_path / "acknowledged") == expected(profile)
 
 
-async def test_an_assets_order_survives_refusals() -> None:
-    """A refused delivery holds up those behind it: an asset is heard in the order of its life."""
+async def test_order_of_an_asset_is_kept_under_rejections() -> None:
+    """A rejected delivery delays those behind it, so each asset's events arrive in order."""
     async with receiving(lambda n: 503 if n % 2 else 200) as receiver:
-        plan = planned(receiver, count=100)
-        await sent(plan)
+        profile = profile_for(receiver, count=100)
+        await send(profile)
     accepted: dict[str, list[str]] = defaultdict(list)
     for body in receiver.accepted:
         document = orjson.loads(body)
         accepted[document["asset_id"]].append(document["type"])
-    assert accepted == {asset_id: [t for t, _ in events] for asset_id, events in plan.assets()}
+    assert accepted == {asset_id: [t for t, _ in events] for asset_id, events in profile.assets()}
 
 
-async def test_retries_wait() -> None:
-    """A refused delivery comes again after the delay, not before, with the same bytes."""
+async def test_retries_wait_for_the_delay() -> None:
+    """A rejected delivery is repeated after the delay, with the same bytes."""
     async with receiving(lambda n: 200 if n else 503) as receiver:
-        report = await sent(planned(receiver, count=1, retry_after=0.2))
+        report = await send(profile_for(receiver, count=1, retry_after=0.2))
     [(first, second)] = receiver.times.values()
     assert second - first > 0.19
-    assert report["longest_silence_seconds"] > 0.19
+    assert report["max_gap_seconds"] > 0.19
 
 
 async def test_rate_is_kept() -> None:
     """No more is sent than the rate allows, whatever the concurrency."""
     async with receiving() as receiver:
-        report = await sent(planned(receiver, count=21, rate=100.0, concurrency=20))
+        report = await send(profile_for(receiver, count=21, concurrency=20), rate=100.0)
     assert report["seconds"] > 0.19
 
 
-async def test_a_redirect_is_a_refusal() -> None:
+async def test_duplicates_are_sent_twice_and_logged_once(tmp_path: Path) -> None:
+    """With a share of duplicates that many deliveries come twice, the same ones in every run of a seed."""
+    async with receiving() as receiver:
+        profile = profile_for(receiver, duplicates=0.3)
+        report = await send(profile, tmp_path / "acknowledged")
+        first, receiver.accepted = receiver.accepted, []
+        await send(profile_for(receiver, duplicates=0.3, concurrency=1))
+    assert 0 < report["duplicates"] < 60
+    assert (report["acknowledged"], report["unfinished"]) == (60, 0)
+    assert report["sent"] == len(first) == 60 + report["duplicates"]
+    assert sorted(first) == sorted(receiver.accepted)
+    assert listed(tmp_path / "acknowledged") == expected(profile)
+
+
+async def test_redirect_is_a_rejection() -> None:
     """Only 2xx acknowledges: a redirect is not followed."""
     async with receiving(lambda n: 200 if n else 307) as receiver:
-        report = await sent(planned(receiver, count=1))
-    assert report["refused"] == {"307": 1}
+        report = await send(profile_for(receiver, count=1))
+    assert report["rejected"] == {"307": 1}
 
 
 @pytest.mark.parametrize("path", ["/webhooks/gumlet/lessons", "/webhooks/gumlet/lessons/"])
-async def test_the_urls_source_is_in_the_id(path: str, tmp_path: Path) -> None:
-    """The ids listed are those of the source that the URL names."""
+async def test_source_of_the_url_is_part_of_the_id(path: str, tmp_path: Path) -> None:
+    """The logged ids are those of the source in the URL."""
     async with receiving() as receiver:
-        plan = planned(receiver, url=receiver.url.with_path(path))
-        await sent(plan, tmp_path / "acknowledged")
-    assert listed(tmp_path / "acknowledged") == expected(plan, "lessons")
+        profile = profile_for(receiver, url=receiver.url.with_path(path))
+        await send(profile, tmp_path / "acknowledged")
+    assert listed(tmp_path / "acknowledged") == expected(profile, "lessons")
 
 
-async def test_exit_0_and_the_tables_figures(tmp_path: Path) -> None:
-    """The command prints a table for people and ends with 0 when everything was acknowledged."""
+async def test_exit_code_0_and_table_when_all_is_acknowledged(tmp_path: Path) -> None:
+    """The command prints a table and ends with 0 when every delivery was acknowledged."""
     async with receiving(lambda n: 200 if n != 4 else 503) as receiver:
         result = await invoked(
             *("--url", receiver.url, "--count", 30, "--seed", 5, "--retry-after", 0.01),
-            *("--acknowledged", tmp_path / "acknowledged"),
+            *("--ack-log", tmp_path / "acknowledged"),
         )
     assert result.exit_code == 0
     assert "30 deliveries, seed 5" in result.stdout
-    assert "refused with 503" in result.stdout
+    assert "rejected with 503" in result.stdout
     assert "closed loop" in result.stdout
     assert "x-gumlet-token" not in receiver.headers
-    assert listed(tmp_path / "acknowledged") == expected(planned(receiver, 30, seed=5))
+    assert listed(tmp_path / "acknowledged") == expected(profile_for(receiver, 30, seed=5))
 
 
-async def test_exit_1_when_given_up() -> None:
-    """A receiver that never accepts is tried as often as Gumlet tries; the token is not shown."""
+async def test_exit_code_1_when_deliveries_are_given_up() -> None:
+    """A receiver that never accepts gets as many attempts as Gumlet makes; the token is not shown."""
     async with receiving(lambda _: 401) as receiver:
         result = await invoked(
             *("--url", receiver.url, "--count", 2, "--retry-after", 0, "--token", "hidden", "--json")
@@ -231,14 +247,14 @@ async def test_exit_1_when_given_up() -> None:
     report = orjson.loads(result.stdout)
     assert result.exit_code == 1
     assert (report["given_up"], report["sent"], report["acknowledged"]) == (2, 2 * ATTEMPTS, 0)
-    assert report["refused"] == {"401": 2 * ATTEMPTS}
+    assert report["rejected"] == {"401": 2 * ATTEMPTS}
     assert report["latency_ms"] == {"p50": None, "p90": None, "p99": None, "max": None}
     assert receiver.headers["x-gumlet-token"] == "hidden"
     assert "hidden" not in result.output
 
 
-async def test_nobody_listens() -> None:
-    """A receiver that is away counts as connection errors, and its deliveries are given up in the end."""
+async def test_closed_port_counts_as_connection_errors() -> None:
+    """An unreachable receiver counts as connection errors, and its deliveries are given up."""
     async with receiving() as receiver:
         pass
     result = await invoked("--url", receiver.url, "--count", 1, "--retry-after", 0, "--json")
@@ -247,8 +263,8 @@ async def test_nobody_listens() -> None:
     assert (report["connection_errors"], report["given_up"]) == (ATTEMPTS, 1)
 
 
-async def test_the_tokens_option_and_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The option wins over the file, the file over the bridge's own tokens, of which the first is taken."""
+async def test_token_option_wins_over_file_and_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The option wins over the file, and the file over the first of the bridge's own tokens."""
     file = tmp_path / "tokens"
     file.write_text("# the newest first\nfrom-file\nolder\n")
     monkeypatch.setenv("BRIDGE_TOKENS", "from-environment,older")
@@ -262,8 +278,8 @@ async def test_the_tokens_option_and_file(tmp_path: Path, monkeypatch: pytest.Mo
             assert receiver.headers["x-gumlet-token"] == expected_token
 
 
-async def test_the_bridges_tokens_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the bridge reads its tokens from a file, the first of them is sent."""
+async def test_first_token_of_the_bridges_file_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With BRIDGE_TOKENS_FILE the first token of the file is sent."""
     (tmp_path / "tokens").write_text("from-file\nolder\n")
     monkeypatch.setenv("BRIDGE_TOKENS_FILE", str(tmp_path / "tokens"))
     async with receiving() as receiver:
@@ -272,17 +288,17 @@ async def test_the_bridges_tokens_file(tmp_path: Path, monkeypatch: pytest.Monke
     assert receiver.headers["x-gumlet-token"] == "from-file"
 
 
-async def test_mistakes_are_told(tmp_path: Path) -> None:
-    """A URL that is none, and a file that cannot be written, are named before anything is sent."""
+async def test_invalid_url_and_unwritable_file_are_reported(tmp_path: Path) -> None:
+    """An invalid URL and an unwritable file are reported before anything is sent."""
     result = await invoked("--url", "localhost:8080")
     assert result.exit_code == 2
-    result = await invoked("--acknowledged", tmp_path / "absent" / "file")
+    result = await invoked("--ack-log", tmp_path / "absent" / "file")
     assert isinstance(result.exception, BridgeError)
-    assert "--acknowledged" in str(result.exception)
+    assert "--ack-log" in str(result.exception)
 
 
-async def test_ctrl_c_reports_what_was_done(tmp_path: Path) -> None:
-    """Ctrl-C ends the command with 130 after the report of what was done; the list is complete up to then."""
+async def test_ctrl_c_prints_the_report(tmp_path: Path) -> None:
+    """Ctrl-C ends the command with 130 after its report; the log is complete up to then."""
     reached = asyncio.Event()
 
     def count(n: int) -> int:
@@ -291,7 +307,7 @@ async def test_ctrl_c_reports_what_was_done(tmp_path: Path) -> None:
         return 200
 
     async with receiving(count) as receiver:
-        arguments = ["--url", str(receiver.url), "--count", "1000000", "--json", "--acknowledged", "list"]
+        arguments = ["--url", str(receiver.url), "--count", "1000000", "--json", "--ack-log", "list"]
         process = await asyncio.create_subprocess_exec(
             *(
                 sys.executable,

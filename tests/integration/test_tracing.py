@@ -39,7 +39,7 @@ async def test_request_and_publication_are_linked(
         tokens=TOKEN,
         journal={"dir": tmp_path, "min_free_bytes": 0},
         kafka={"bootstrap_servers": embedded_broker.bootstrap_servers},
-        topics={"prefix": prefix, "provision": "off"},
+        topics={"prefix": prefix, "provision": "create"},
     )
     stop, started = asyncio.Event(), asyncio.get_running_loop().create_future()
     running = asyncio.create_task(daemon.run(settings, ready=started.set_result, stop=stop))

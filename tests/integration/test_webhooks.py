@@ -1,4 +1,4 @@
-"""`gumlet-bridge webhooks` and Gumlet's API, against the simulated Gumlet and with Gumlet's own SDK as a witness."""
+"""`gumlet-bridge webhooks` and the API client, against the mock of Gumlet, which Gumlet's own SDK verifies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gumlet.types import VideoAssetStatusWebhookEvent
 from pydantic import SecretStr
 
 from bridge.config.sections import GumletSettings
-from bridge.devtools.simulated_assets import WORKSPACES, lives
+from bridge.devtools.simulated_assets import WORKSPACES, generate_assets
 from bridge.errors import BridgeError
 from bridge.operations.gumlet_api import gumlet_api
 from tests.support.cli import bridge
@@ -23,7 +23,7 @@ from tests.support.mock_gumlet import API_KEY, gumlet
 
 URL = "http://127.0.0.1:9/webhooks/gumlet/films"
 TOKEN = "the-token-of-this-test"
-SUBSCRIBE = ("webhooks", "subscribe", "--url", URL, "--source", WORKSPACES[0])
+CREATE = ("webhooks", "create", "--url", URL, "--source", WORKSPACES[0])
 
 
 async def listed(settings: dict[str, object]) -> list[dict[str, Any]]:
@@ -33,62 +33,62 @@ async def listed(settings: dict[str, object]) -> list[dict[str, Any]]:
     return ran.lines
 
 
-async def test_subscribe_shows_asks_and_is_idempotent() -> None:
-    """A dry run sends nothing; the second subscription of one URL and its sources makes no second webhook."""
+async def test_create_shows_the_webhook_and_is_idempotent() -> None:
+    """A dry run changes nothing; a second call with the same URL and sources creates no second webhook."""
     async with gumlet() as (_, settings):
-        dry = await bridge(*SUBSCRIBE, "--dry-run", tokens=TOKEN, **settings)
+        dry = await bridge(*CREATE, "--dry-run", tokens=TOKEN, **settings)
         assert dry.code == 0, dry.err
         assert URL in dry.err
         assert await listed(settings) == []
         for _ in range(2):
-            ran = await bridge(*SUBSCRIBE, "--yes", tokens=TOKEN, **settings)
+            ran = await bridge(*CREATE, "--yes", tokens=TOKEN, **settings)
             assert ran.code == 0, ran.err
         (webhook,) = await listed(settings)
         assert (webhook["url"], webhook["sources"]) == (URL, [WORKSPACES[0]])
-        assert (webhook["triggers"], webhook["token"]) == (["status"], "the bridge's")
-        rotated = await bridge(*SUBSCRIBE, "--yes", tokens="another-token", **settings)
+        assert (webhook["triggers"], webhook["token"]) == (["status", "live-video-status"], "the bridge's")
+        rotated = await bridge(*CREATE, "--yes", tokens="another-token", **settings)
         assert rotated.code == 0, rotated.err
         (webhook,) = await listed(settings)
         assert webhook["token"] == "another"
         assert all(TOKEN not in ran.out + ran.err for ran in (dry, rotated))
 
 
-async def test_of_a_tokens_file_the_first_that_has_not_ended_is_sent(tmp_path: Path) -> None:
-    """A token's name and end are no part of it, and one that has ended is not given to Gumlet."""
+async def test_create_sends_the_first_token_that_has_not_expired(tmp_path: Path) -> None:
+    """Name and expiry in the tokens file are not part of the token; an expired token is not given to Gumlet."""
     file = tmp_path / "tokens"
     file.write_text(f"ended name=old expires=2020-01-01\n{TOKEN} name=new expires=2999-01-01\n")
     async with gumlet() as (_, settings):
-        ran = await bridge(*SUBSCRIBE, "--yes", tokens_file=file, **settings)
+        ran = await bridge(*CREATE, "--yes", tokens_file=file, **settings)
         assert ran.code == 0, ran.err
         (webhook,) = await listed(settings)
         assert webhook["token"] == "the bridge's"
 
 
 async def test_update_delete_history() -> None:
-    """A webhook's parts change one by one, it goes when asked to, and what became of its deliveries is shown."""
+    """A webhook's properties change one by one, its history is shown, and it can be deleted."""
     async with gumlet(retry_interval=0.001) as (simulated, settings):
         everything = [part for workspace in WORKSPACES for part in ("--source", workspace)]
-        await bridge("webhooks", "subscribe", "--url", URL, *everything, "--yes", tokens=TOKEN, **settings)
+        await bridge("webhooks", "create", "--url", URL, *everything, "--yes", tokens=TOKEN, **settings)
         (webhook,) = await listed(settings)
-        await simulated.live(2)
+        await simulated.run_assets(2)
         history = await bridge("webhooks", "history", webhook["id"], "--status", "failed", **settings)
-        types = [event for asset, _ in zip(lives(1), range(2), strict=False) for event in asset.types]
+        types = [event for asset, _ in zip(generate_assets(1), range(2), strict=False) for event in asset.types]
         assert [line["event"] for line in history.lines] == types
         changed = await bridge(
             "webhooks", "update", webhook["id"], "--trigger", "video.status.ready", "--yes", **settings
         )
         assert changed.code == 0, changed.err
         assert (await listed(settings))[0] == webhook | {"triggers": ["video.status.ready"]}
-        gone = await bridge("webhooks", "delete", webhook["id"], "--yes", **settings)
-        assert gone.code == 0, gone.err
+        deleted = await bridge("webhooks", "delete", webhook["id"], "--yes", **settings)
+        assert deleted.code == 0, deleted.err
         assert await listed(settings) == []
         again = await bridge("webhooks", "delete", webhook["id"], "--yes", **settings)
         assert again.code == 1
         assert "gumlet-bridge webhooks list" in again.err
 
 
-async def test_what_to_do_without_a_key_with_a_wrong_one_and_without_gumlet() -> None:
-    """Each says what is wrong and what to set, in plain words, and shows no key."""
+async def test_missing_key_wrong_key_and_unknown_webhook_name_the_fix() -> None:
+    """Each error names the setting to fix and does not show the key."""
     none = await bridge("webhooks", "list")
     assert none.code == 78
     assert "BRIDGE_GUMLET_API_KEY" in none.err
@@ -102,20 +102,29 @@ async def test_what_to_do_without_a_key_with_a_wrong_one_and_without_gumlet() ->
         assert "not_found" in unknown.err
 
 
-async def test_the_hour_is_kept() -> None:
-    """A request too many is answered 429, and sent again when Retry-After is over."""
-    told: list[str] = []
+async def test_client_waits_when_gumlet_limits_requests() -> None:
+    """A request that gets 429 is repeated after Retry-After."""
+    messages: list[str] = []
     async with gumlet(limit=2, hour=1.0) as (simulated, settings):
-        await simulated.live(1)
+        await simulated.run_assets(1)
         api_settings = GumletSettings(api_key=SecretStr(API_KEY), api_url=str(settings["gumlet_api_url"]))
-        async with gumlet_api(api_settings, told.append) as api:
+        async with gumlet_api(api_settings, messages.append) as api:
             for _ in range(3):
                 assert await api.webhooks() == []
-    assert any("as Gumlet asks" in words for words in told)
+    assert any("as Gumlet asks" in message for message in messages)
 
 
-async def test_what_changes_something_is_never_sent_twice() -> None:
-    """A POST that Gumlet fails at may have been done, so that it is told and not tried again; a GET is."""
+async def test_create_in_a_script_names_yes() -> None:
+    """Without a terminal to ask on, nothing is created and the error names --yes."""
+    async with gumlet() as (_, settings):
+        ran = await bridge(*CREATE, tokens=TOKEN, **settings)
+        assert ran.code == 1
+        assert "--yes" in ran.err
+        assert await listed(settings) == []
+
+
+async def test_failed_changes_are_not_retried_and_reads_are() -> None:
+    """A POST that Gumlet answers with 500 may have taken effect: it is reported, not retried; a GET is retried."""
     seen: list[str] = []
 
     async def fail(request: web.Request) -> web.Response:
@@ -139,20 +148,20 @@ async def test_what_changes_something_is_never_sent_twice() -> None:
         await runner.cleanup()
 
 
-async def test_gumlets_own_sdk_reads_the_simulated_gumlet() -> None:
-    """An independent witness: what is simulated is what Gumlet's SDK sends, receives and parses."""
+async def test_gumlets_sdk_accepts_the_mock() -> None:
+    """Gumlet's own SDK can call the mock API and parse its responses and webhook bodies."""
     async with (
         gumlet(retry_interval=0.001) as (simulated, settings),
         AsyncGumlet(api_key=API_KEY, base_url=str(settings["gumlet_api_url"]), max_retries=0) as sdk,
     ):
-        made = await sdk.webhook_endpoints.create(
+        created = await sdk.webhook_endpoints.create(
             url=URL, secret_token=TOKEN, triggers=["status"], sources=list(WORKSPACES)
         )
-        assert made.id is not None
-        await simulated.live(3)
+        assert created.id is not None
+        await simulated.run_assets(3)
         found = await sdk.webhook_endpoints.list()
-        assert [(each.id, each.url) for each in found.all_webhooks] == [(made.id, URL)]
-        history = await sdk.webhook_endpoints.history(made.id)
+        assert [(each.id, each.url) for each in found.all_webhooks] == [(created.id, URL)]
+        history = await sdk.webhook_endpoints.history(created.id)
         assert {entry.status for entry in history} == {"failed"}
         assert {entry.asset_id for entry in history} == set(simulated.states)
         for asset_id, state in simulated.states.items():
@@ -164,11 +173,11 @@ async def test_gumlets_own_sdk_reads_the_simulated_gumlet() -> None:
             assert (parsed.type, parsed.asset_id, parsed.status) == (state["type"], asset_id, state["status"])
 
 
-async def test_simulate_serves_the_api() -> None:
-    """`gumlet-bridge simulate --api` is a Gumlet that the tools talk to: what it prints first is how to reach it."""
+async def test_mock_gumlet_serves_the_api() -> None:
+    """`gumlet-bridge mock-gumlet` prints how to reach it, and the commands work against it."""
     process = await asyncio.create_subprocess_exec(
         *BRIDGE,
-        *("simulate", "--api", "127.0.0.1:0", "--count", "1", "--retry-after", "0.001"),
+        *("mock-gumlet", "--listen", "127.0.0.1:0", "--count", "1", "--retry-after", "0.001"),
         env=environment(gumlet_api_key=API_KEY),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -180,7 +189,7 @@ async def test_simulate_serves_the_api() -> None:
             exported = (await process.stdout.readline()).decode().strip()
             settings: dict[str, object] = {"gumlet_api_key": API_KEY, "gumlet_api_url": exported.partition("=")[2]}
             sources = [part for workspace in WORKSPACES for part in ("--source", workspace)]
-            ran = await bridge("webhooks", "subscribe", "--url", URL, *sources, "--yes", tokens=TOKEN, **settings)
+            ran = await bridge("webhooks", "create", "--url", URL, *sources, "--yes", tokens=TOKEN, **settings)
             assert ran.code == 0, ran.err
             assert b"deliveries failed" in await process.stderr.readline()
             (webhook,) = await listed(settings)

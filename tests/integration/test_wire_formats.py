@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from bridge.event import Delivery
 from tests.support.cli import bridge, make_topics, publish
 from tests.support.daemon import Daemon, wait_for
 from tests.support.delivery_checker import header, read_all
-from tests.support.fake_registry import StrictRegistry
+from tests.support.fake_registry import Problem, StrictRegistry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,7 +50,7 @@ def settings_of(url: str, wire_format: str, broker: Broker, prefix: str) -> dict
         "registry_wire_format": wire_format,
         "kafka_bootstrap_servers": broker.bootstrap_servers,
         "topics_prefix": prefix,
-        "topics_provision": "off" if broker.embedded else "create",
+        "topics_provision": "create",
     }
 
 
@@ -126,7 +127,7 @@ async def test_plain_never_asks(embedded_broker: Broker, played: StrictRegistry,
     """Without a wire format of the registry's, a configured registry is for the tools: the daemon never calls it."""
     records = await publish_all(tmp_path, settings_of(played.url, "plain", embedded_broker, prefix))
     for name, record in records.items():
-        assert Contract.load().topics[name].violation(orjson.loads(record.value)) is None
+        assert Contract.load().topics[name].first_violation(orjson.loads(record.value)) is None
         assert "__value_schema_id" not in dict(record.headers)
     assert played.seen == []
 
@@ -188,16 +189,29 @@ async def test_what_is_not_registered_waits_and_others_flow(
     assert [event["type"] for event in events].count("video.status.created") == 1
 
 
-async def test_a_registry_without_guids(embedded_broker: Broker, prefix: str, tmp_path: Path) -> None:
-    """An id in the header needs a registry that has GUIDs: the log says so, and the events wait."""
-    with StrictRegistry(guids=False) as played:
-        settings = settings_of(played.url, "header", embedded_broker, prefix)
+@pytest.mark.parametrize("fault", ["no GUID", "wrong credentials", "not a registry", "no rights"])
+async def test_a_registry_that_can_never_work_ends_the_start(
+    embedded_broker: Broker, prefix: str, tmp_path: Path, fault: str
+) -> None:
+    """What a retry cannot change ends the daemon with 78 and the setting to correct."""
+    with StrictRegistry(guids=fault != "no GUID") as fake:
+        settings = settings_of(fake.url, "header", embedded_broker, prefix)
         await register(settings, "video.status.ready")
-        with daemon_of(tmp_path, settings) as daemon:
-            wait_for(lambda: daemon.logged("schema_registry_unreachable"), what="the log")
-            assert "BRIDGE_REGISTRY_WIRE_FORMAT=confluent" in daemon.logged("schema_registry_unreachable")[0]["detail"]
-            assert daemon.post(READY).status == 200
-            assert daemon.status()["journal"]["deliveries"] == 1
+        if fault == "wrong credentials":
+            fake.bearer = "the-right-token"
+            settings["registry_token"] = "another-token"
+        elif fault == "not a registry":
+            settings["registry_url"] = f"{fake.url}/nowhere"
+        elif fault == "no rights":
+            fake.problem = Problem(40301, "User is denied operation Read")
+        daemon = daemon_of(tmp_path, settings)
+        process = daemon.spawn()
+        assert await asyncio.to_thread(process.wait, 60) == 78
+        assert "BRIDGE_REGISTRY_WIRE_FORMAT=confluent" in daemon.log() or fault != "no GUID"
+        assert fault == "no GUID" or fake.url in daemon.log()
+        assert "Fix: " in daemon.log()
+        assert "another-token" not in daemon.log()
+        assert "Traceback" not in daemon.log()
 
 
 async def test_a_replayed_dead_letter_is_framed(broker: Broker, played: StrictRegistry, prefix: str) -> None:
@@ -217,4 +231,4 @@ async def test_a_replayed_dead_letter_is_framed(broker: Broker, played: StrictRe
     played.stop()
     away = await bridge("dead-letter", "replay", **settings)
     assert (away.code, away.out) == (1, "")
-    assert "does not answer" in away.err
+    assert "does not respond" in away.err

@@ -20,7 +20,8 @@ from pydantic import SecretStr
 
 from bridge.config.sections import KafkaSettings
 from bridge.errors import ConfigError
-from bridge.kafka.client import admin_client, client_options
+from bridge.kafka.client import client_options
+from bridge.kafka.connection import kafka_client
 from tests.support.brokers.apache import ApacheKafka, free_port
 
 if TYPE_CHECKING:
@@ -247,8 +248,8 @@ async def test_sasl(guarded: dict[str, str], tmp_path: Path, mechanism: str) -> 
         sasl_password=SecretStr("secret"),
         sasl_oauth_token_file=token,
     )
-    async with admin_client(settings) as admin:
-        assert await admin.list_topics() is not None
+    async with kafka_client(settings) as client:
+        assert client.cluster.brokers()
 
 
 async def test_wrong_password_is_refused(guarded: dict[str, str]) -> None:
@@ -261,7 +262,7 @@ async def test_wrong_password_is_refused(guarded: dict[str, str]) -> None:
         sasl_password=SecretStr("wrong"),
     )
     with pytest.raises(KafkaConnectionError):
-        async with admin_client(settings):
+        async with kafka_client(settings):
             pass
 
 
@@ -270,10 +271,10 @@ async def test_tls(guarded: dict[str, str]) -> None:
     settings = KafkaSettings(
         bootstrap_servers=guarded["tls"], security_protocol="SSL", ssl_cafile=Path(guarded["certificate"])
     )
-    async with admin_client(settings) as admin:
-        assert await admin.list_topics() is not None
+    async with kafka_client(settings) as client:
+        assert client.cluster.brokers()
     with pytest.raises(KafkaConnectionError):
-        async with admin_client(settings.model_copy(update={"ssl_cafile": None})):
+        async with kafka_client(settings.model_copy(update={"ssl_cafile": None})):
             pass
 
 

@@ -11,7 +11,8 @@ from aiokafka.errors import KafkaError
 from confluent_kafka.admin import AclOperation  # type: ignore[attr-defined]  # re-exported without declaring it
 
 from bridge.config.sections import KafkaSettings
-from bridge.kafka.metadata import STATE_SECONDS, TopicState, metadata_client, request_creation, topic_state
+from bridge.kafka.connection import kafka_client
+from bridge.kafka.metadata import STATE_SECONDS, TopicState, request_creation, topic_state
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -31,7 +32,7 @@ async def admin(guarded_kafka: GuardedKafka) -> AsyncIterator[AIOKafkaAdminClien
 
 async def state_of(kafka: KafkaSettings, topic: str) -> TopicState:
     """Return one topic's state."""
-    async with metadata_client(kafka) as client:
+    async with kafka_client(kafka) as client:
         return (await topic_state(client, [topic]))[topic]
 
 
@@ -65,13 +66,13 @@ async def test_each_missing_right_is_named(
     assert (state.status, state.writable, state.partitions) == ("unauthorized", False, 2)
     assert "--operation Write" in state.detail
     guarded_kafka.allow(prefix, AclOperation.WRITE)
-    assert await state_of(kafka, prefix + "x") == TopicState("available", 2, (), writable=True)
+    assert await state_of(kafka, prefix + "x") == TopicState("available", 2, 1, writable=True)
     assert (await state_of(kafka, prefix + "y")).status == "missing"
 
 
 async def test_an_embedded_broker_creates_topics_only_on_request(embedded_broker: Broker, prefix: str) -> None:
     """The embedded broker reports a missing topic as missing, and creates it by `request_creation`."""
-    async with metadata_client(KafkaSettings(bootstrap_servers=embedded_broker.bootstrap_servers)) as client:
+    async with kafka_client(KafkaSettings(bootstrap_servers=embedded_broker.bootstrap_servers)) as client:
         assert (await topic_state(client, [prefix + "x"]))[prefix + "x"].status == "missing"
         assert (await topic_state(client, [prefix + "x"]))[prefix + "x"].status == "missing"
         await request_creation(client, [prefix + "x"])
@@ -81,7 +82,7 @@ async def test_an_embedded_broker_creates_topics_only_on_request(embedded_broker
 async def test_a_broker_that_ends_is_an_error_within_the_limit(guarded_kafka: GuardedKafka) -> None:
     """A frozen broker raises TimeoutError within the time limit, and answers again afterwards."""
     settings = KafkaSettings(bootstrap_servers=guarded_kafka.node.bootstrap_servers)
-    async with metadata_client(settings) as client:
+    async with kafka_client(settings) as client:
         guarded_kafka.node.freeze()
         try:
             with pytest.raises((KafkaError, OSError, TimeoutError)):

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from bridge.config.sections import TopicsSettings
+from bridge.config.settings import Settings
 from bridge.contract.schemas import Contract
-from bridge.kafka.client import admin_client
-from bridge.kafka.topics import apply, survey
-from bridge.publisher.producer import OutgoingEvent, Sender
+from bridge.kafka.provisioning import TopicProvisioner
+from bridge.publisher.outgoing import OutgoingEvent
+from bridge.publisher.producer import BatchProducer
 from bridge.telemetry.metrics import Metrics
 from tests.support.daemon import BRIDGE, environment
 
@@ -52,25 +53,21 @@ async def bridge(*arguments: str, **settings: object) -> Ran:
     )
 
 
-async def make_topics(broker: Broker, kafka: KafkaSettings, prefix: str) -> None:
-    """Make the contract's topics; the embedded broker makes each when it is asked for."""
-    if broker.embedded:
-        return
-    contract, settings = Contract.load(prefix), TopicsSettings(prefix=prefix, partitions=2)
-    async with admin_client(kafka) as admin:
-        refusals = await apply(admin, contract, settings, await survey(admin, contract, settings))
-        assert not refusals
+async def make_topics(_broker: Broker, kafka: KafkaSettings, prefix: str) -> None:
+    """Create the contract's topics."""
+    settings = Settings(kafka=kafka, topics=TopicsSettings(prefix=prefix, partitions=2))
+    assert not (await TopicProvisioner(settings, Contract.load(prefix)).ensure_topics()).blocked
 
 
 async def publish(kafka: KafkaSettings, events: list[tuple[Event, Delivery]]) -> None:
     """Publish events as the daemon does."""
-    sender = Sender(kafka, Metrics())
-    left = [OutgoingEvent(event, delivery) for event, delivery in events]
+    producer = BatchProducer(kafka, Metrics())
+    left = [OutgoingEvent(event, delivery, number) for number, (event, delivery) in enumerate(events)]
     try:
         while left:
-            verdicts = await sender.send(left)
-            assert not verdicts.rejected
-            assert not verdicts.refused
-            left = verdicts.again
+            report = await producer.send(left)
+            assert not report.rejected
+            assert not report.blocked_by_topic
+            left = report.retry
     finally:
-        await sender.close()
+        await producer.close()

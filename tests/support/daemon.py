@@ -189,7 +189,7 @@ class Load:
         self._report: dict[str, Any] | None = None
         arguments = {"count": count, "seed": seed, "retry-after": 0.2, "concurrency": 32, **options}
         command = [*BRIDGE, "simulate", "--json", "--url", f"{daemon.public}/webhooks/gumlet"]
-        command += ["--acknowledged", str(self.acknowledged_file)]
+        command += ["--ack-log", str(self.acknowledged_file)]
         for name, value in arguments.items():
             command += [f"--{name}", str(value)]
         self.process = subprocess.Popen(

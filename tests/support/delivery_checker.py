@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import orjson
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
 from jsonschema_rs import Registry, validator_for
 
 from bridge.contract.schemas import Contract
@@ -96,7 +96,7 @@ def read_kept(bootstrap_servers: str, topics: Collection[str]) -> list[Kept]:
                 error = message.error()
                 if error is None:
                     records.append(Kept(message.topic(), message.key(), [_id_header(message.headers())]))
-                elif error.code() == KafkaError._PARTITION_EOF and message.offset() >= ends[place]:
+                elif error.name() == "_PARTITION_EOF" and message.offset() >= ends[place]:
                     left.discard(place)
         return records
     finally:

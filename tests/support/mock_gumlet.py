@@ -1,4 +1,4 @@
-"""A simulated Gumlet on a free port, and the settings with which the tools find it."""
+"""A mock of Gumlet on a free port, and the settings with which the commands reach it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from bridge.devtools.mock_gumlet import SimulatedGumlet
+from bridge.devtools.mock_gumlet import MockGumlet
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -16,9 +16,9 @@ API_KEY = "an-api-key-of-the-tests"
 
 
 @asynccontextmanager
-async def gumlet(**options: Any) -> AsyncIterator[tuple[SimulatedGumlet, dict[str, object]]]:
-    """Serve a simulated Gumlet's API; yield it and the settings of its API."""
-    simulated = SimulatedGumlet(api_key=API_KEY, **options)
+async def gumlet(**options: Any) -> AsyncIterator[tuple[MockGumlet, dict[str, object]]]:
+    """Serve the API of a mock of Gumlet; yield it and the settings of its API."""
+    simulated = MockGumlet(api_key=API_KEY, **options)
     runner = web.AppRunner(simulated.app())
     await runner.setup()
     try:

@@ -1,17 +1,20 @@
 "use strict";
-// One event a second from the bridge; everything is written as text, never as markup.
-const SHOWN_SECONDS = 120;
+// The bridge sends its configuration and the history of an hour once, then a snapshot each second.
+// Everything is written as text, never as markup.
+const POINTS = 360;
 const FLOWS = ["deliveries", "acknowledged", "published"];
-const history = [];
-let last = null;
+let hour = [];
+let settings = null;
+let shownProblems = "";
 
 const at = (id) => document.getElementById(id);
-const say = (id, text, kind = "") => { const e = at(id); if (e.textContent !== text) e.textContent = text; e.className = kind; };
+const set = (id, text, kind = "") => { const e = at(id); if (e.textContent !== text) e.textContent = text; e.className = kind; };
 const count = (n) => n.toLocaleString("en");
 const time = (ms) => new Date(ms).toLocaleTimeString("en-GB");
+const moment = (seconds) => seconds === null ? "never" : new Date(seconds * 1000).toISOString().slice(0, 16).replace("T", " ") + " UTC";
 
 function span(seconds) {
-  if (seconds === null) return "–";
+  if (seconds === null || seconds === undefined) return "–";
   if (seconds < 1) return `${Math.round(seconds * 1000)} ms`;
   if (seconds < 120) return `${seconds.toFixed(1)} s`;
   if (seconds < 7200) return `${Math.round(seconds / 60)} min`;
@@ -24,72 +27,141 @@ function bytes(n) {
   return `${n.toFixed(unit && n < 100 ? 1 : 0)} ${["B", "KiB", "MiB", "GiB", "TiB"][unit]}`;
 }
 
-function fill(id, rows, numbers = []) {
-  const body = at(id).tBodies[0];
-  body.replaceChildren(...(rows.length ? rows : [["none"]]).map((cells) => {
+function element(name, text, kind = "") {
+  const made = document.createElement(name);
+  made.textContent = text;
+  made.className = kind;
+  return made;
+}
+
+// Roles are explicit because the narrow layout shows tables as blocks, which hides their structure from assistive tools.
+for (const table of document.querySelectorAll("table")) {
+  table.setAttribute("role", "table");
+  for (const group of table.querySelectorAll("thead, tbody")) group.setAttribute("role", "rowgroup");
+  for (const row of table.querySelectorAll("tr")) row.setAttribute("role", "row");
+  for (const head of table.querySelectorAll("th")) head.setAttribute("role", "columnheader");
+}
+
+function fill(id, rows, { empty = "none", numbers = [], exact = [] } = {}) {
+  const heads = [...at(id).tHead.rows[0].cells];
+  at(id).tBodies[0].replaceChildren(...(rows.length ? rows : [[empty]]).map((cells) => {
     const row = document.createElement("tr");
+    row.setAttribute("role", "row");
     cells.forEach((text, index) => {
-      const cell = document.createElement("td");
-      cell.textContent = text;
-      if (numbers.includes(index)) cell.className = "number";
-      if (!rows.length) { cell.className = "none"; cell.colSpan = at(id).tHead.rows[0].cells.length; }
+      const cell = element("td", text, numbers.includes(index) ? "number" : exact.includes(index) ? "exact" : "");
+      cell.setAttribute("role", "cell");
+      if (rows.length) cell.dataset.label = heads[index].textContent.trim();
+      else { cell.className = "none"; cell.colSpan = heads.length; }
       row.append(cell);
     });
     return row;
   }));
 }
 
-function mean(now, before, name) {
-  const n = now.timers[name].count - before.timers[name].count;
-  return n > 0 ? (now.timers[name].sum - before.timers[name].sum) / n : null;
+function draw() {
+  if (!hour.length) return;
+  const highest = Math.max(1, ...hour.flatMap((point) => FLOWS.map((flow) => point[flow])));
+  for (const flow of FLOWS) {
+    const points = hour.map((point, i) =>
+      `${(600 * (POINTS - hour.length + i + 1)) / POINTS},${136 - (132 * point[flow]) / highest}`);
+    at(`line-${flow}`).setAttribute("points", points.join(" "));
+  }
+  set("highest", count(Math.round(highest)));
+  const last = hour.at(-1);
+  at("chart-text").textContent = `The last ${Math.round(hour.length / 6)} minutes; in the last ten seconds, a second: ` +
+    FLOWS.map((flow) => `${last[flow]} ${flow}`).join(", ");
 }
 
-function draw() {
-  const highest = Math.max(1, ...history.flatMap((each) => FLOWS.map((flow) => each[flow])));
-  for (const flow of FLOWS) {
-    const points = history.map((each, i) =>
-      `${(600 * (SHOWN_SECONDS - history.length + i + 1)) / SHOWN_SECONDS},${136 - (132 * each[flow]) / highest}`);
-    at(`line-${flow}`).setAttribute("points", points.join(" "));
-    say(`rate-${flow}`, count(Math.round(history.at(-1)[flow])));
-  }
-  say("highest", count(Math.round(highest)));
-  at("chart-text").textContent = `The last ${history.length} seconds; now, a second: ` +
-    FLOWS.map((flow) => `${Math.round(history.at(-1)[flow])} ${flow}`).join(", ");
+function showProblems(status) {
+  const problems = status.health.filter((condition) => condition.state !== "ok");
+  const key = JSON.stringify(problems.map((each) => [each.component, each.state, each.cause]));
+  if (key === shownProblems) return;
+  shownProblems = key;
+  at("banner").className = `wide ${status.state}`;
+  set("state", problems.length ? `${problems[0].component}: ${problems[0].state}` : "Everything works",
+    { ok: "good", degraded: "warn", failing: "bad" }[status.state]);
+  at("problems").replaceChildren(...problems.map((each) => {
+    const item = document.createElement("li");
+    const cause = element("p", "");
+    cause.append(element("b", `${each.component} (${each.state})`), `: ${each.cause}. Since ${moment(each.since)}.`);
+    item.append(cause, element("p", `Next step: ${each.next_step}`));
+    return item;
+  }));
 }
+
+function stateOf(status, component) {
+  return status.health.find((condition) => condition.component === component)?.state;
+}
+
+function showEmpty(status, topics) {
+  const empty = Object.values(topics).every((n) => n === 0) && status.journal.deliveries === 0;
+  at("empty").hidden = !empty;
+  if (!empty || settings === null || at("curl").textContent) return;
+  const scheme = settings.tls_certfile ? "https" : "http";
+  const port = settings.listen.slice(settings.listen.lastIndexOf(":") + 1);
+  const token = status.tokens === null ? "" : ` -H "x-gumlet-token: $TOKEN"`;
+  at("curl").textContent = `curl -i ${scheme}://${location.hostname}:${port}/webhooks/gumlet${token} ` +
+    `-H 'content-type: application/json' -d '{"type": "video.status.ready", "asset_id": "test"}'`;
+  const names = (status.tokens ?? []).filter((each) => each.valid).map((each) => each.name);
+  at("token-hint").textContent = status.tokens === null ? "No token is needed: authentication is disabled."
+    : `$TOKEN is the token named ${names.join(" or ")} (BRIDGE_TOKENS or BRIDGE_TOKENS_FILE).`;
+}
+
+at("copy").addEventListener("click", async () => {
+  try {
+    await navigator.clipboard.writeText(at("curl").textContent);
+    at("copied").textContent = "copied";
+  } catch {
+    getSelection().selectAllChildren(at("curl"));
+    at("copied").textContent = "selected; copy it with the keyboard";
+  }
+});
 
 function show(now) {
   const status = now.status, journal = status.journal;
-  say("version", status.version);
-  say("ready", status.ready ? "yes" : `no: ${status.not_ready_reason}`, status.ready ? "good" : "bad");
-  say("kafka", status.kafka.connected ? "connected" : "away", status.kafka.connected ? "good" : "bad");
-  say("waiting", count(journal.deliveries));
-  say("oldest", journal.deliveries ? span(journal.oldest_age_seconds) : "–");
+  set("version", status.version);
+  showProblems(status);
+  showEmpty(status, now.topics);
+  set("ready", status.ready ? "yes" : `no: ${status.not_ready_reason}`, status.ready ? "good" : "bad");
+  set("kafka", status.kafka.connected ? "connected" : "not connected", status.kafka.connected ? "good" : "bad");
+  const blocked = status.health.filter((each) => each.component.startsWith("topic "));
+  set("blocked", blocked.length ? count(blocked.length) : "none", blocked.length ? "bad" : "good");
+  const registry = stateOf(status, "registry");
+  set("registry", status.registry.url === null ? "not used" : registry === "failing" ? "unreachable"
+    : registry === "ok" ? "connected" : "configured", registry === "failing" ? "bad" : "");
+  set("drift", status.drift ? `${count(status.drift)} unknown` : "none", status.drift ? "warn" : "");
+  set("pending", count(journal.deliveries));
+  set("oldest", journal.deliveries ? span(journal.oldest_age_seconds) : "–", journal.oldest_age_seconds > 60 ? "bad" : "");
   at("journal").value = journal.bytes / journal.max_bytes;
-  say("bytes", `${bytes(journal.bytes)} of ${bytes(journal.max_bytes)}`);
-  say("full", journal.time_to_full_seconds === null || journal.time_to_full_seconds > 30 * 86400
+  set("bytes", `${bytes(journal.bytes)} of ${bytes(journal.max_bytes)}`);
+  set("full", journal.time_to_full_seconds === null || journal.time_to_full_seconds > 30 * 86400
     ? "not filling" : span(journal.time_to_full_seconds),
     journal.time_to_full_seconds !== null && journal.time_to_full_seconds < 14400 ? "bad" : "");
-  if (last && now.uptime > last.uptime) {
-    const seconds = now.uptime - last.uptime;
-    history.push(Object.fromEntries(FLOWS.map((flow) => [flow, (now.totals[flow] - last.totals[flow]) / seconds])));
-    if (history.length > SHOWN_SECONDS) history.shift();
+  set("acknowledge", `to 200: ${span(now.current.acknowledge_seconds)}`);
+  set("publish", `to Kafka: ${span(now.current.publish_seconds)}`);
+  for (const flow of FLOWS) set(`rate-${flow}`, String(now.current[flow] ?? 0));
+  if (now.point && now.point.at_ms !== hour.at(-1)?.at_ms) {
+    hour.push(now.point);
+    if (hour.length > POINTS) hour.shift();
     draw();
-    for (const name of ["acknowledge", "publish"]) {
-      const seconds = mean(now, last, name);
-      if (seconds !== null) say(name, span(seconds));
-    }
   }
-  last = now;
   fill("published", now.recent.published.map((e) => [time(e.received_ms), e.type, e.asset ?? "–",
-    `${e.topic}-${e.partition}-${e.offset ?? "?"}`, e.id, span(e.acknowledge_seconds), span(e.publish_seconds)]), [5, 6]);
-  fill("rejected", now.recent.rejected.map((e) => [time(e.at_ms), e.status, e.reason, e.source]));
-  fill("dead_letters", now.recent.dead_letters.map((e) => [time(e.received_ms), e.reason, e.detail, e.id]));
-  const topics = [...new Set([...Object.keys(now.topics), ...Object.keys(journal.parked)])].sort();
-  fill("topics", topics.map((t) => [t, count(now.topics[t] ?? 0), count(journal.parked[t] ?? 0)]), [1, 2]);
+    `${e.topic}-${e.partition}-${e.offset ?? "?"}`, e.id, span(e.acknowledge_seconds), span(e.publish_seconds)]),
+    { numbers: [5, 6], exact: [0, 1, 2, 3, 4] });
+  fill("rejected", now.recent.rejected.map((e) => [time(e.at_ms), e.status, e.reason, e.source]), { exact: [0, 1, 2, 3] });
+  fill("dead_letters", now.recent.dead_letters.map((e) => [time(e.received_ms), e.reason, e.detail, e.id]), { exact: [0, 1, 3] });
+  const topics = [...new Set([...Object.keys(now.topics), ...Object.keys(journal.parked)])].sort()
+    .filter((t) => now.topics[t] || journal.parked[t]);
+  fill("topics", topics.map((t) => [t, count(now.topics[t] ?? 0), count(journal.parked[t] ?? 0)]),
+    { numbers: [1, 2], exact: [0], empty: "nothing was published yet" });
+  fill("failures", [["rejected request", "rejections"], ["dead letter", "dead_letters"]].flatMap(([kind, name]) =>
+    Object.entries(status.last_hour[name]).map(([reason, n]) => [kind, reason, count(n)])), { numbers: [2], exact: [0, 1] });
+  fill("tokens", (status.tokens ?? []).map((t) => [t.name, t.valid ? "valid" : "expired", moment(t.expires), moment(t.last_used)]),
+    { exact: [0, 1, 2, 3], empty: "authentication is disabled" });
 }
 
-function* flat(settings, path = "") {
-  for (const [name, value] of Object.entries(settings)) {
+function* flat(values, path = "") {
+  for (const [name, value] of Object.entries(values)) {
     if (value && typeof value === "object" && !Array.isArray(value)) yield* flat(value, `${path}${name}.`);
     else yield [path + name, value === null || value === "" || value.length === 0 ? "–" : String(value)];
   }
@@ -97,8 +169,15 @@ function* flat(settings, path = "") {
 
 const events = new EventSource("events");
 events.addEventListener("configuration", (event) => {
-  last = null;
-  fill("configuration", [...flat(JSON.parse(event.data))]);
+  settings = JSON.parse(event.data);
+  at("curl").textContent = "";
+  fill("configuration", [...flat(settings)], { exact: [0] });
 });
-events.onmessage = (event) => { show(JSON.parse(event.data)); say("line", "live", "good"); };
-events.onerror = () => { last = null; say("line", "no connection; trying again", "bad"); };
+events.addEventListener("history", (event) => { hour = JSON.parse(event.data); draw(); });
+events.onmessage = (event) => { show(JSON.parse(event.data)); set("line", "live", "good"); };
+events.onerror = () => {
+  set("line", "no connection; trying again", "bad");
+  at("banner").className = "wide failing";
+  set("state", "The bridge does not answer: these figures are old", "bad");
+  shownProblems = "";
+};

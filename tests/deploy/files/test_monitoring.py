@@ -110,6 +110,6 @@ def test_metrics_keep_the_conventions() -> None:
 
 
 def test_generated_files_are_up_to_date(families: dict[str, Metric]) -> None:
-    """`make deploy-files` has been run since the metrics or the rules changed."""
+    """`make generate-deploy` has been run since the metrics or the rules changed."""
     assert generate.METRICS.read_text() == generate.metrics_page(families)
     assert generate.PROMETHEUS_RULE.read_text() == generate.prometheus_rule()

@@ -35,12 +35,12 @@ def number(pattern: str) -> float:
 
 
 def test_page_is_made_of_the_measures(measures: dict[str, Any]) -> None:
-    """`make deploy-files` was run since the measures or the page's words changed."""
+    """`make generate-deploy` was run since the measures or the page's words changed."""
     assert text() == sizing.page(measures)
 
 
 def test_bytes_are_those_of_this_code(measures: dict[str, Any]) -> None:
-    """Whoever changes the journal's format or the record changes how much of it fits on a disk: `make deploy-files`."""
+    """Whoever changes the journal's format or the record changes how much of it fits on a disk: `make generate-deploy`."""
     measured = sizing.measured_bytes()
     assert measures["bytes"] == {name: pytest.approx(each, rel=0.01) for name, each in measured.items()}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -79,6 +80,9 @@ class GuardedKafka(NamedTuple):
         admin = self._admin()
         for created in admin.create_acls([binding]).values():
             created.result(30)
+        rule = AclBindingFilter(kind, name, pattern, None, None, operation, AclPermissionType.ANY)  # type: ignore[arg-type]
+        while not admin.describe_acls(rule).result(30):
+            time.sleep(0.05)  # the broker learns of it after the controller
 
     def _admin(self) -> AdminClient:
         return AdminClient({"bootstrap.servers": self.node.bootstrap_servers})
@@ -90,9 +94,7 @@ def guarded_kafka(libraries: Path, directory: Path) -> Iterator[GuardedKafka]:
     if shutil.which("openssl") is None:
         pytest.skip("no openssl to make a certificate with")
     key, certificate, both = (directory / name for name in ("key.pem", "certificate.pem", "both.pem"))
-    command = (
-        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
-    )
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=kafka -addext subjectAltName=IP:127.0.0.1"
     subprocess.run([*command.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True)
     both.write_text(key.read_text() + certificate.read_text())
     sasl, tls, unresolvable = (f"127.0.0.1:{free_port()}" for _ in range(3))

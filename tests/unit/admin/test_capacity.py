@@ -22,16 +22,16 @@ def test_a_journal_that_fills_is_full_when_its_room_is_used_up(tmp_path: Path) -
     for second in range(11):
         seen.sample(second, second * 1024 * 1024)
     assert seen.bytes_per_second() == 1024 * 1024
-    assert seen.seconds_until_full() == 90
+    assert seen.time_to_full_seconds() == 90
 
 
 def test_a_journal_that_empties_or_rests_is_never_full(tmp_path: Path) -> None:
     """Infinite, which Prometheus can compare, and no large figure that somebody made up."""
     seen = forecast(tmp_path)
-    assert seen.seconds_until_full() == math.inf
+    assert seen.time_to_full_seconds() == math.inf
     for second in range(11):
         seen.sample(second, 1000 - second)
-    assert seen.seconds_until_full() == math.inf
+    assert seen.time_to_full_seconds() == math.inf
 
 
 def test_one_moment_is_no_rate(tmp_path: Path) -> None:
@@ -39,7 +39,7 @@ def test_one_moment_is_no_rate(tmp_path: Path) -> None:
     seen = forecast(tmp_path)
     seen.sample(0, 0)
     seen.sample(1, MAX // 2)
-    assert seen.seconds_until_full() == math.inf
+    assert seen.time_to_full_seconds() == math.inf
 
 
 def test_only_the_last_minute_counts(tmp_path: Path) -> None:
@@ -57,4 +57,4 @@ def test_a_disk_without_room_counts_as_full(tmp_path: Path) -> None:
     seen.sample(0, 0)
     seen.sample(10, 1000)
     assert seen.remaining_bytes() == 0
-    assert seen.seconds_until_full() == 0
+    assert seen.time_to_full_seconds() == 0

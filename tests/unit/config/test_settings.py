@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from bridge.config import settings as config
-from bridge.config.rendering import as_toml, example, fields, variable
+from bridge.config.address import parse_address
+from bridge.config.rendering import env_name, fields, render_example_toml, render_toml
 from bridge.config.settings import Settings, load
 from bridge.errors import ConfigError
 
@@ -34,7 +35,7 @@ def test_the_defaults_are_those_that_others_rely_on() -> None:
     settings = load()
     assert (settings.listen, settings.admin_listen, settings.ack) == ("0.0.0.0:8080", "127.0.0.1:8081", "journal")
     assert (settings.topics.prefix, settings.topics.provision, settings.max_body_bytes) == ("gumlet.", "create", 524288)
-    names = {variable(config.PREFIX, path) for path, _ in fields(Settings)}
+    names = {env_name(config.PREFIX, path) for path, _ in fields(Settings)}
     assert names >= {
         "BRIDGE_LISTEN",
         "BRIDGE_ADMIN_LISTEN",
@@ -89,9 +90,9 @@ def test_every_mistake_is_named_at_once_with_its_fix(tmp_path: Path, monkeypatch
         "BRIDGE_LISTEN: is not HOST:PORT",
         "BRIDGE_JOURNAL_MAX_BYTES:",
         "did you mean BRIDGE_JOURNAL_DIR?",
-        "BRIDGE_KAFKA_SASL_MECHANISM: is needed with security_protocol SASL_SSL",
+        "BRIDGE_KAFKA_SASL_MECHANISM: is required with security_protocol SASL_SSL",
         "BRIDGE_KAFKA_SSL_CAFILE:",
-        "BRIDGE_TOKENS: or tokens_file is needed",
+        "BRIDGE_TOKENS: or tokens_file is required",
     ):
         assert part in told
     assert len(lines) == 8
@@ -128,7 +129,7 @@ def test_secrets_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
     settings = load()
     assert "s3cret" not in repr(settings)
-    assert "s3cret" not in as_toml(settings)
+    assert "s3cret" not in render_toml(settings)
     monkeypatch.setenv("BRIDGE_LISTEN", "s3cret-4")
     assert "s3cret" not in "\n".join(mistakes())
 
@@ -142,7 +143,7 @@ def test_what_kubernetes_sets_for_a_service_is_no_mistake(monkeypatch: pytest.Mo
 
 def test_the_example_is_a_file_that_can_be_loaded(tmp_path: Path) -> None:
     """What `config example` prints has every setting, and with every default uncommented it is the default."""
-    text = example(Settings)
+    text = render_example_toml(Settings)
     assert all(f"{path[-1]} =" in text for path, _ in fields(Settings))
     (tmp_path / "bridge.toml").write_text(re.sub(r"^# ([a-z_]+ = )", r"\1", text, flags=re.MULTILINE))
     assert load(tmp_path / "bridge.toml").model_dump() == load().model_dump()
@@ -159,11 +160,105 @@ def test_a_file_that_is_missing_or_no_toml_is_told(tmp_path: Path) -> None:
 def test_an_address_that_is_none(text: str) -> None:
     """Only HOST:PORT is an address, an IPv6 host in brackets."""
     with pytest.raises(ValueError, match="HOST:PORT"):
-        config.parse_address(text)
+        parse_address(text)
 
 
 def test_addresses() -> None:
     """Names, IPv4 and IPv6 are hosts; port 0 means any."""
-    assert config.parse_address("10.0.0.1:8080") == ("10.0.0.1", 8080)
-    assert config.parse_address("[::1]:0") == ("::1", 0)
-    assert config.parse_address("localhost:1") == ("localhost", 1)
+    assert parse_address("10.0.0.1:8080") == ("10.0.0.1", 8080)
+    assert parse_address("[::1]:0") == ("::1", 0)
+    assert parse_address("localhost:1") == ("localhost", 1)
+
+
+@pytest.mark.parametrize("written", ["{}", '"{}"', "'{}'", "{}\n", " {} ", "\ufeff{}", '"{}"\r', "{}\r\n"])
+def test_a_value_is_read_as_shells_editors_and_secret_stores_write_it(
+    monkeypatch: pytest.MonkeyPatch, written: str
+) -> None:
+    """Quotes that `docker run --env-file` keeps, a newline of `echo`, a byte order mark are not part of the value."""
+    for name, value in {
+        "BRIDGE_TOKENS": "s3cret",
+        "BRIDGE_KAFKA_SASL_PASSWORD": 'pass"word',
+        "BRIDGE_LISTEN": "127.0.0.1:1",
+        "BRIDGE_MAX_CONNECTIONS": "17",
+        "BRIDGE_REUSE_PORT": "true",
+        "BRIDGE_ALLOWED_SOURCES": "a, b",
+        "BRIDGE_LOG_FORMAT": "console",
+    }.items():
+        monkeypatch.setenv(name, written.format(value))
+    settings = load(serving=True)
+    password = settings.kafka.sasl_password
+    assert password is not None
+    assert [each.get_secret_value() for each in settings.token_list] == ["s3cret"]
+    assert password.get_secret_value() == 'pass"word'
+    assert (settings.listen, settings.max_connections, settings.reuse_port) == ("127.0.0.1:1", 17, True)
+    assert (settings.allowed_sources, settings.log.format) == (("a", "b"), "console")
+
+
+@pytest.mark.parametrize("empty", ["", " ", '""', "''", "\n", "\ufeff"])
+def test_an_empty_value_is_not_set(monkeypatch: pytest.MonkeyPatch, empty: str) -> None:
+    """Compose files and charts pass variables on that nobody has set."""
+    monkeypatch.setenv("BRIDGE_MAX_CONNECTIONS", empty)
+    monkeypatch.setenv("BRIDGE_KAFKA_SASL_USERNAME", empty)
+    settings = load()
+    assert (settings.max_connections, settings.kafka.sasl_username) == (4096, None)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("start", ["", "\ufeff"])
+def test_files_of_every_editor_are_read(tmp_path: Path, start: str, end: str) -> None:
+    """.env and TOML files may begin with a byte order mark and CRLF line ends; .env allows quotes and export."""
+    env = f"{start}BRIDGE_TOKENS='a'{end}export BRIDGE_MAX_CONNECTIONS = 17{end}BRIDGE_TOPICS_PREFIX=\"x.\"{end}"
+    (tmp_path / ".env").write_bytes(env.encode())
+    (tmp_path / "bridge.toml").write_bytes(f'{start}[kafka]{end}client_id = "toml"{end}'.encode())
+    settings = load(tmp_path / "bridge.toml", serving=True)
+    assert [each.get_secret_value() for each in settings.token_list] == ["a"]
+    assert (settings.max_connections, settings.topics.prefix, settings.kafka.client_id) == (17, "x.", "toml")
+
+
+@pytest.mark.parametrize(
+    ("written", "normalized"),
+    [
+        ("a:1", "a:1"),
+        (" a:1 ,b:2, ", "a:1,b:2"),
+        ("PLAINTEXT://a:9092,SASL_SSL://b:9092", "a:9092,b:9092"),
+        ("[::1]:9092", "[::1]:9092"),
+        ("::1:9092", "[::1]:9092"),
+        ("2001:db8::7:9092,[2001:db8::8]:9092", "[2001:db8::7]:9092,[2001:db8::8]:9092"),
+        ("[fe80::1%eth0]:9092", "[fe80::1%eth0]:9092"),
+        ("localhost:9092", "localhost:9092"),
+    ],
+)
+def test_brokers_are_written_as_kafka_accepts_them(
+    monkeypatch: pytest.MonkeyPatch, written: str, normalized: str
+) -> None:
+    """With spaces, a protocol, or an IPv6 address with or without brackets."""
+    monkeypatch.setenv("BRIDGE_KAFKA_BOOTSTRAP_SERVERS", written)
+    assert load().kafka.bootstrap_servers == normalized
+
+
+@pytest.mark.parametrize(
+    "written", ["a", "a:", "a:b", ",", "a:99999", "a:0", "user:pw@a:1", "user@a:1", "a:1;b:2", "a:b:1"]
+)
+def test_brokers_that_are_not_addresses_are_a_mistake(monkeypatch: pytest.MonkeyPatch, written: str) -> None:
+    """The mistake is named; the value, which could contain a password, is not repeated."""
+    monkeypatch.setenv("BRIDGE_KAFKA_BOOTSTRAP_SERVERS", written)
+    (line,) = mistakes()
+    assert line.startswith("BRIDGE_KAFKA_BOOTSTRAP_SERVERS: ")
+    assert "pw" not in line
+
+
+def test_credentials_in_a_url_are_a_mistake_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """URLs are shown on the page, in the log and by `config show`."""
+    monkeypatch.setenv("BRIDGE_REGISTRY_URL", "https://user:s3cret@registry:8081")
+    monkeypatch.setenv("BRIDGE_GUMLET_API_URL", "https://user:s3cret@api.gumlet.com/v1")
+    lines = mistakes()
+    assert [line.split(":")[0] for line in lines] == ["BRIDGE_REGISTRY_URL", "BRIDGE_GUMLET_API_URL"]
+    assert "s3cret" not in "\n".join(lines)
+
+
+def test_a_name_or_expiry_in_the_setting_tokens_is_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would become part of the token, and every delivery would get 401."""
+    monkeypatch.setenv("BRIDGE_TOKENS", "s3cret name=gumlet")
+    (line,) = mistakes(serving=True)
+    assert line.startswith("BRIDGE_TOKENS: contains a space")
+    assert "s3cret" not in line

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jsonschema_rs
+import msgspec
 import orjson
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from bridge.contract import schemas as contract_module
 from bridge.contract.mappings import MAPPINGS
@@ -18,7 +23,7 @@ from bridge.errors import ContractError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bridge.contract.converters import Table
+    from bridge.contract.object_mapping import ObjectMapping
 
 CONTRACT = Contract.load()
 COMMON = orjson.loads((schemas_directory() / "common.json").read_bytes())
@@ -47,13 +52,14 @@ def properties(schema: dict[str, Any], pointer: str = "") -> Iterator[tuple[str,
             yield from properties(resolved(found["items"]), f"{pointer}/{name}/0")
 
 
-def sources(table: Table, record: str = "", delivered: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the pointers into the record and the body that a table connects."""
-    for name, (raw, inner) in table.sources.items():
-        yield f"{record}/{name}", f"{delivered}/{raw}"
-        if inner is not None:
-            index = "/0" if name == "warnings" else ""
-            yield from sources(inner, f"{record}/{name}{index}", f"{delivered}/{raw}")
+def sources(mapping: ObjectMapping, record: str = "", delivered: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the pointers into the record and the body that a mapping connects."""
+    for raw, rule in mapping.rules.items():
+        for name in rule.names:
+            yield f"{record}/{name}", f"{delivered}/{raw}"
+            if rule.inner is not None:
+                index = "/0" if name == "warnings" else ""
+                yield from sources(rule.inner, f"{record}/{name}{index}", f"{delivered}/{raw}")
 
 
 @pytest.fixture
@@ -72,6 +78,7 @@ def edit(path: Path, **changes: Any) -> None:
 def test_every_type_that_is_documented_has_a_topic() -> None:
     """The types that Gumlet documents, the dead letters and the unrecognized: named after their types."""
     video = ["created", "downloaded", "ready", "errored", "deleted", "repackaged", "stream-ready", "optimized"]
+    video.append("processed")
     live = ["created", "ready", "preparing", "connected", "active", "complete", "disconnected"]
     product = [
         "embed.viewed",
@@ -143,8 +150,8 @@ def test_a_schema_is_closed_documented_and_has_examples(event_type: str) -> None
     assert topic.schema["description"]
     assert topic.schema["additionalProperties"] is False
     assert len(topic.schema["examples"]) >= 2
-    for example in topic.schema["examples"]:
-        assert topic.violation(example) is None
+    for record in topic.schema["examples"]:
+        assert topic.first_violation(record) is None
     for pointer, schema in properties(topic.schema):
         assert schema["title"], pointer
         assert schema["description"], pointer
@@ -152,41 +159,75 @@ def test_a_schema_is_closed_documented_and_has_examples(event_type: str) -> None
         assert "enum" not in schema, pointer
         if "properties" in schema:
             assert schema["additionalProperties"] is False, pointer
-        for example in schema.get("examples", []):
+        for value in schema.get("examples", []):
             name = pointer.rpartition("/")[2]
             alone = {"$id": "alone.json", "$defs": COMMON["$defs"], "properties": {name: schema}}
-            assert jsonschema_rs.Draft202012Validator(alone).is_valid({name: example}), pointer
+            assert jsonschema_rs.Draft202012Validator(alone).is_valid({name: value}), pointer
 
 
 @pytest.mark.parametrize("event_type", sorted(MAPPINGS))
 def test_a_schema_and_its_table_agree(event_type: str) -> None:
     """Each property comes from where its x-source says, and the table makes no other."""
     documented = {pointer: schema["x-source"] for pointer, schema in properties(CONTRACT.topics[event_type].schema)}
-    assert documented.pop("/additional") == ""
+    assert (documented.pop("/additional"), documented.pop("/body_base64")) == ("", "")
     for part in ("numerator", "denominator"):  # made of one delivered value, by one rule
         assert documented.pop(f"/input/frame_rate/{part}", "/input/fps") == "/input/fps"
     assert documented == dict(sources(MAPPINGS[event_type]))
 
 
-def test_a_violation_is_the_first_in_order_and_hides_the_value() -> None:
-    """Of several the one with the smallest pointer is told, and says what was expected."""
+def test_one_violation_is_reported_and_hides_the_value() -> None:
+    """Of several violations one is reported, with its pointer and what was expected."""
     topic = CONTRACT.topics["video.status.ready"]
     record = {"type": "video.status.ready", "asset_id": "a", "tags": [], "warnings": []}
-    assert topic.violation(record) is None
-    assert topic.violation(record | {"title": 1, "input": {"size_bytes": "s3cret"}}) == (
+    assert topic.first_violation(record) is None
+    assert topic.first_violation(record | {"input": {"size_bytes": "s3cret"}}) == (
         "/input/size_bytes",
         'the value is not of type "integer"',
     )
-    assert topic.violation(record | {"a/b~c": 1}) is not None
-    assert topic.violation({}) == ("/asset_id", '"asset_id" is a required property')
+    violation = topic.first_violation(record | {"title": 1, "input": {"size_bytes": "s3cret"}})
+    assert violation is not None
+    assert violation.pointer in {"/title", "/input/size_bytes"}
+    assert topic.first_violation(record | {"a/b~c": 1}) is not None
+    assert topic.first_violation({"type": "video.status.ready", "tags": [], "warnings": []}) == (
+        "/asset_id",
+        '"asset_id" is a required property',
+    )
 
 
-def test_a_time_must_be_one_that_exists() -> None:
-    """`format` is asserted: what looks like a time is not enough."""
-    topic = CONTRACT.topics["video.status.ready"]
-    record = {"type": "video.status.ready", "asset_id": "a", "tags": [], "warnings": []}
-    assert topic.violation(record | {"created_at": "2024-02-29T00:00:00.000Z"}) is None
-    assert topic.violation(record | {"created_at": "2023-02-29T00:00:00.000Z"}) is not None
+TIMES = st.datetimes(timezones=st.just(UTC)).map(lambda time: time.isoformat(timespec="milliseconds")[:23] + "Z")
+IN_THE_FORM_OF_A_TIME = st.from_regex(re.compile(COMMON["$defs"]["created_at"]["pattern"], re.ASCII), fullmatch=True)
+
+
+def accepts_time(text: str) -> bool:
+    """Whether a record with this time is valid."""
+    record = {"type": "video.status.ready", "asset_id": "a", "tags": [], "warnings": [], "created_at": text}
+    return CONTRACT.topics["video.status.ready"].first_violation(record) is None
+
+
+@given(TIMES | IN_THE_FORM_OF_A_TIME)
+@example("2016-12-31T23:59:60.000Z")
+@example("0000-01-01T00:00:00.000Z")
+@example("2024-02-29T24:00:00.000Z")
+def test_every_time_that_the_validator_accepts_can_be_decoded(text: str) -> None:
+    """What the validator accepts, `datetime` and msgspec decode: to the same moment."""
+    if accepts_time(text):
+        parsed = datetime.fromisoformat(text)
+        assert msgspec.json.decode(orjson.dumps(text), type=datetime) == parsed
+        assert parsed.isoformat(timespec="milliseconds").replace("+00:00", "Z") == text
+
+
+@given(TIMES)
+def test_the_validator_accepts_every_time_that_exists(text: str) -> None:
+    """From the year 1 to the year 9999."""
+    assert accepts_time(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["2023-02-29T00:00:00.000Z", "2016-12-31T23:59:60.000Z", "0000-01-01T00:00:00.000Z", "2024-01-01T00:00:00Z"]
+)
+def test_the_validator_rejects_a_time_that_does_not_exist(text: str) -> None:
+    """`format` is asserted, by the same definition that the converters use."""
+    assert not accepts_time(text)
 
 
 @pytest.mark.parametrize("name", ["dead-letter.json", "unrecognized.json"])
@@ -229,20 +270,20 @@ def test_a_file_without_its_topic_is_named(directory: Path) -> None:
     ("x_topic", "message"),
     [
         ({"event_type": "video.status.new"}, "event_type is 'video.status.new'"),
-        ({"event_type": None}, "event_type should be str"),
-        ({"version": "1"}, "version should be int"),
-        ({"version": True}, "version should be int"),
+        ({"event_type": None}, "event_type must be str"),
+        ({"version": "1"}, "version must be int"),
+        ({"version": True}, "version must be int"),
         ({"version": 0}, "version is 0"),
-        ({"key": 5}, "key should be str or null"),
-        ({"key": "nowhere"}, "'nowhere', which is no property"),
+        ({"key": 5}, "key must be str or null"),
+        ({"key": "nowhere"}, "'nowhere', which is not a property"),
         ({"partitions": 0}, "partitions is 0"),
-        ({"partitions": "6"}, "partitions should be int or null"),
-        ({"config": None}, "config should be dict"),
+        ({"partitions": "6"}, "partitions must be int or null"),
+        ({"config": None}, "config must be dict"),
         ({"config": {"retention.ms": 5}}, "every value of x-topic.config"),
     ],
 )
 def test_a_wrong_topic_block_is_told(directory: Path, x_topic: dict[str, Any], message: str) -> None:
-    """Each member of x-topic is checked, and named with what it should be."""
+    """Each member of x-topic is checked, and named with what it must be."""
     edit(directory / "video.status.ready.json", x_topic=x_topic)
     with pytest.raises(ContractError, match=rf"video\.status\.ready\.json: .*{message}"):
         Contract.load(directory=directory)
@@ -251,9 +292,9 @@ def test_a_wrong_topic_block_is_told(directory: Path, x_topic: dict[str, Any], m
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"type": "nonsense"}, "is no valid schema: /type"),
-        ({"pattern": "("}, "is no valid schema: /pattern"),
-        ({"$ref": "common.json#/$defs/nowhere"}, "is no valid schema: .*nowhere"),
+        ({"type": "nonsense"}, "is not a valid schema: /type"),
+        ({"pattern": "("}, "is not a valid schema: /pattern"),
+        ({"$ref": "common.json#/$defs/nowhere"}, "is not a valid schema: .*nowhere"),
         ({"not": {"$ref": "missing.json"}}, r"refers to missing\.json, which is not in /"),
         (
             {"not": {"$ref": "https://example.invalid/common.json"}},

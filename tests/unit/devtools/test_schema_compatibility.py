@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from bridge.cli.schemas import app
 from bridge.contract.references import read_files
 from bridge.contract.schemas import schemas_directory
-from bridge.devtools import git_baseline as baseline
+from bridge.devtools import git_baseline
 from bridge.devtools.schema_compatibility import BACKWARD, FORWARD, compare, schema_changes
 from bridge.errors import BridgeError
 
@@ -99,25 +99,25 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], set[str]]] = {
 
 @pytest.mark.parametrize(("old", "new", "breaks"), CASES.values(), ids=CASES)
 def test_a_change_breaks_what_its_rule_says(old: dict[str, Any], new: dict[str, Any], breaks: set[str]) -> None:
-    """Each kind of change, alone: whether old records, old consumers or both survive it."""
+    """Each kind of change, alone: whether it breaks old records, old consumers or both."""
     changes = list(schema_changes(old, new))
     assert set().union(*(change.breaks for change in changes)) == breaks
 
 
 @pytest.mark.parametrize(("old", "new", "breaks"), CASES.values(), ids=CASES)
 def test_a_change_undone_breaks_the_other_direction(old: dict[str, Any], new: dict[str, Any], breaks: set[str]) -> None:
-    """Values allowed in one direction are refused in the other; of properties a reader ignores those it lacks."""
+    """Values allowed in one direction are rejected in the other; a reader ignores unknown properties."""
     back = set().union(*(change.breaks for change in schema_changes(new, old)))
     by_property = old.get("properties", {}).keys() != new.get("properties", {}).keys()
     mirrored = {FORWARD if name == BACKWARD else BACKWARD for name in breaks}
     assert by_property or back == mirrored
 
 
-def test_a_change_is_told_with_its_place() -> None:
+def test_a_change_has_its_place() -> None:
     """The pointer leads into the record, a list's items as `*`."""
     old, new = ({"properties": {"a": {"items": closed(b={"type": kind})}}} for kind in ("string", "integer"))
     (change,) = schema_changes(old, new)
-    assert (change.pointer, change.what) == ("/a/*/b", "type: string became integer")
+    assert (change.pointer, change.description) == ("/a/*/b", "type: string became integer")
 
 
 @pytest.fixture
@@ -152,8 +152,8 @@ def test_a_topic_keeps_its_key_partitions_and_cleanup(
 ) -> None:
     """What decides order and what stays on the topic is part of the contract; retention may change."""
     edit(directory / "video.status.ready.json", x_topic)
-    verdicts = compare(read_files(schemas_directory()), read_files(directory))
-    assert set().union(*(verdict.breaks for verdict in verdicts)) == breaks
+    topics = compare(read_files(schemas_directory()), read_files(directory))
+    assert set().union(*(verdict.breaks for verdict in topics)) == breaks
 
 
 def test_a_shared_definition_changes_every_topic_that_uses_it(directory: Path) -> None:
@@ -161,33 +161,33 @@ def test_a_shared_definition_changes_every_topic_that_uses_it(directory: Path) -
     common = orjson.loads((directory / "common.json").read_bytes())
     common["$defs"]["progress_percent"]["maximum"] = 50
     (directory / "common.json").write_bytes(orjson.dumps(common))
-    verdicts = compare(read_files(schemas_directory()), read_files(directory))
-    assert len(verdicts) == 8
-    assert {change.pointer for verdict in verdicts for change in verdict.changes} == {"/progress_percent"}
+    topics = compare(read_files(schemas_directory()), read_files(directory))
+    assert len(topics) == 9
+    assert {change.pointer for topic in topics for change in topic.changes} == {"/progress_percent"}
 
 
-def test_a_topic_may_come_and_may_not_go(directory: Path) -> None:
-    """A new topic breaks nobody; one that is gone breaks everybody."""
+def test_a_topic_may_be_added_and_not_removed(directory: Path) -> None:
+    """A new topic breaks no consumer; a removed one breaks all."""
     old, new = read_files(schemas_directory()), read_files(directory)
     del new["event.comment.all.json"]
-    ((gone,), (come,)) = (compare(old, new), compare(new, old))
-    assert (gone.allowed, come.allowed) == (False, True)
-    assert gone.breaks == BOTH
+    ((removed,), (added,)) = (compare(old, new), compare(new, old))
+    assert (removed.allowed, added.allowed) == (False, True)
+    assert removed.breaks == BOTH
 
 
-def test_a_version_is_raised_and_never_lowered(directory: Path) -> None:
-    """A higher version allows anything, for its topic is another; a lower one is a mistake."""
+def test_a_version_may_be_raised_and_not_lowered(directory: Path) -> None:
+    """A higher version allows any change, since it is another topic; a lower one is an error."""
     edit(directory / "video.status.ready.json", {"version": 2}, tags=None)
     old, new = read_files(schemas_directory()), read_files(directory)
     (raised,) = compare(old, new)
-    assert (raised.allowed, raised.raised) == (True, True)
+    assert (raised.allowed, raised.version_bumped) == (True, True)
     assert raised.breaks == BOTH
     (lowered,) = compare(new, old)
     assert not lowered.allowed
 
 
 def check(directory: Path, *arguments: str | Path) -> str:
-    """Run `gumlet-bridge schemas check`, and return what it printed; a refusal is raised."""
+    """Run `gumlet-bridge schemas check`, and return its output; an error is raised."""
     result = CliRunner().invoke(app, ["check", "--schemas", str(directory), *map(str, arguments)])
     if isinstance(result.exception, BridgeError):
         raise BridgeError(f"{result.output}\n{result.exception}")
@@ -196,17 +196,17 @@ def check(directory: Path, *arguments: str | Path) -> str:
 
 
 def git(directory: Path, *arguments: str) -> None:
-    """Run git as nobody in particular."""
+    """Run git with an identity of its own."""
     who = ["-c", "user.name=n", "-c", "user.email=n@example.invalid", "-c", "commit.gpgsign=false"]
     subprocess.run(["git", "-C", directory, *who, *arguments], check=True, capture_output=True)
 
 
 def test_check_compares_with_a_directory(directory: Path) -> None:
-    """What survives is said of each topic; a breaking change fails until the version is raised."""
+    """The output names the compatibility of each topic; a breaking change fails until the version is raised."""
     assert "0 topics changed" in check(directory, "--against", schemas_directory())
     edit(directory / "video.status.ready.json", views={"type": "integer"})
-    told = check(directory, "--against", schemas_directory())
-    assert "video.status.ready: BACKWARD and FORWARD\n  /views: optional property added\n" in told
+    output = check(directory, "--against", schemas_directory())
+    assert "video.status.ready: BACKWARD and FORWARD\n  /views: optional property added\n" in output
     edit(directory / "video.status.deleted.json", title=None)
     with pytest.raises(BridgeError, match=r"video\.status\.deleted: FORWARD\n  /title: .*\(breaks BACKWARD\)"):
         check(directory, "--against", schemas_directory())
@@ -216,7 +216,7 @@ def test_check_compares_with_a_directory(directory: Path) -> None:
 
 def test_check_compares_with_a_git_reference(directory: Path) -> None:
     """The files as they were at a commit; by default at the newest tag, else at the last commit, else its parent."""
-    assert baseline.default(directory.parent) is None
+    assert git_baseline.default_ref(directory.parent) is None
     assert "NOT CHECKED" in check(directory)
     git(directory.parent, "init", "--initial-branch", "main")
     git(directory.parent, "add", ".")
@@ -233,7 +233,7 @@ def test_check_compares_with_a_git_reference(directory: Path) -> None:
     assert "0 topics changed since v1" in check(directory)
 
 
-def test_check_compares_a_branch_with_where_it_began(directory: Path, tmp_path: Path) -> None:
+def test_check_compares_a_branch_with_its_merge_base(directory: Path, tmp_path: Path) -> None:
     """In a clone with commits of its own, the baseline is the commit of the remote's default branch."""
     git(directory.parent, "init", "--initial-branch", "main")
     git(directory.parent, "add", ".")
@@ -248,13 +248,13 @@ def test_check_compares_a_branch_with_where_it_began(directory: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("against", ["no-such-ref", "--output=x"])
-def test_a_reference_that_does_not_exist_is_told(directory: Path, against: str) -> None:
-    """Neither a directory nor a commit: the message says what would be one."""
-    with pytest.raises(BridgeError, match="is no directory, and git has no schemas there"):
+def test_a_reference_that_does_not_exist_is_named(directory: Path, against: str) -> None:
+    """Neither a directory nor a commit: the message names the fix."""
+    with pytest.raises(BridgeError, match="is not a directory, and not a git reference with schemas"):
         check(directory, f"--against={against}")
 
 
-def test_a_directory_without_schemas_is_told(directory: Path, tmp_path: Path) -> None:
+def test_a_directory_without_schemas_is_an_error(directory: Path, tmp_path: Path) -> None:
     """An empty baseline would make every change look like a new topic."""
     (tmp_path / "empty").mkdir()
     with pytest.raises(BridgeError, match="has no schema files"):

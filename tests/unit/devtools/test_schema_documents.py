@@ -1,11 +1,12 @@
-"""The documents made from the schema files: AsyncAPI, the page, the bundles; and the commands that make them."""
+"""The documents generated from the schema files: AsyncAPI, the reference, the bundles; and their commands."""
 
 from __future__ import annotations
 
+import builtins
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jsonschema_rs
 import orjson
@@ -14,11 +15,13 @@ import yaml
 from typer.testing import CliRunner
 
 from bridge.cli.schemas import app
-from bridge.contract.references import bundled, expanded, read_files
+from bridge.contract.references import bundle, dereference, read_files
 from bridge.contract.schemas import Contract, schemas_directory
-from bridge.devtools import asyncapi
-from bridge.devtools import schema_reference as contract_page
+from bridge.devtools import asyncapi, schema_reference
 from bridge.errors import BridgeError, ContractError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 CONTRACT = Contract.load()
 FILES = read_files(schemas_directory())
@@ -64,10 +67,10 @@ def test_the_asyncapi_document_has_each_topic_as_it_is() -> None:
         assert message["bindings"]["kafka"]["key"]["description"]
         assert len(message["examples"]) >= 2
         for example in message["examples"]:
-            assert topic.violation(example["payload"]) is None
+            assert topic.first_violation(example["payload"]) is None
 
 
-def test_asyncapis_own_parser_takes_the_document() -> None:
+def test_asyncapis_own_parser_accepts_the_document() -> None:
     """AsyncAPI's parser finds no error and no warning, where node and its packages are."""
     if shutil.which("node") is None or not (NODE / "node_modules").is_dir():
         pytest.skip("no node, or tests/node without its packages: `make check` installs them")
@@ -77,8 +80,8 @@ def test_asyncapis_own_parser_takes_the_document() -> None:
     assert result.stdout == f"{len(CONTRACT.topics)} channels, valid\n"
 
 
-@pytest.mark.parametrize("command", ["asyncapi", "page"])
-def test_a_document_that_differs_from_the_schemas_is_told(command: str, directory: Path) -> None:
+@pytest.mark.parametrize("command", ["asyncapi", "docs"])
+def test_a_document_that_is_out_of_date_is_an_error(command: str, directory: Path) -> None:
     """`--check` passes on what is committed, fails after a change of a schema, and passes once it is written again."""
     run(command, "--check", "--schemas", directory)
     edit(directory / "video.status.ready.json", description="Something else.")
@@ -89,9 +92,9 @@ def test_a_document_that_differs_from_the_schemas_is_told(command: str, director
     assert "Something else." in run(command, "--schemas", directory)
 
 
-def test_the_page_has_every_topic_and_every_property() -> None:
+def test_the_reference_has_every_topic_and_every_property() -> None:
     """No topic and no property is left out, each with its source."""
-    page = contract_page.render(CONTRACT)
+    page = schema_reference.render(CONTRACT)
     for topic in CONTRACT.topics.values():
         assert f"[`{topic.name}`]({topic.path.name})" in page
         for name in topic.schema["properties"]:
@@ -107,19 +110,19 @@ def test_a_topic_with_a_property_of_its_own_has_its_own_table(directory: Path) -
     schema = orjson.loads(path.read_bytes())
     schema["properties"]["purged"] = {"title": "P", "description": "Gone.", "type": "boolean", "x-source": "/purged"}
     path.write_bytes(orjson.dumps(schema))
-    page = contract_page.render(Contract.load(directory=directory))
+    page = schema_reference.render(Contract.load(directory=directory))
     assert "### `video.status.deleted`" in page
     assert page.count("| `purged` | boolean |  | optional | Gone. | `/purged` |") == 1
 
 
-def test_a_bundle_and_the_expanded_form_decide_as_the_files_do(tmp_path: Path) -> None:
-    """Alone, without any other file, each form takes the examples and refuses what the contract refuses."""
+def test_a_bundle_and_the_dereferenced_form_validate_as_the_files_do(tmp_path: Path) -> None:
+    """Without any other file, each form accepts the examples and rejects what the contract rejects."""
     run("bundle", tmp_path / "out")
     for topic in CONTRACT.topics.values():
         alone = orjson.loads((tmp_path / "out" / topic.path.name).read_bytes())
-        assert alone == bundled(topic.schema, FILES)
+        assert alone == bundle(topic.schema, FILES)
         assert b"common.json" not in orjson.dumps(alone)
-        for form in (alone, expanded(topic.schema, FILES)):
+        for form in (alone, dereference(topic.schema, FILES)):
             validator = jsonschema_rs.Draft202012Validator(form)
             for example in topic.schema["examples"]:
                 assert validator.is_valid(example)
@@ -127,24 +130,65 @@ def test_a_bundle_and_the_expanded_form_decide_as_the_files_do(tmp_path: Path) -
                 assert not validator.is_valid({})
 
 
-def test_a_schema_is_shown_whole() -> None:
-    """What is printed is the bundled schema, as JSON for other programs."""
-    assert orjson.loads(run("show", "video.status.ready")) == bundled(FILES["video.status.ready.json"], FILES)
+def test_any_event_is_one_schema(tmp_path: Path) -> None:
+    """`any-event.json` accepts every example of a typed topic by exactly one alternative, decided by `type`."""
+    run("bundle", tmp_path / "out")
+    union = orjson.loads((tmp_path / "out" / "any-event.json").read_bytes())
+    validator = jsonschema_rs.Draft202012Validator(union)
+    assert len(union["oneOf"]) == len(CONTRACT.topics) - 2
+    assert union["discriminator"]["mapping"].keys() == CONTRACT.topics.keys() - {"dead-letter", "unrecognized"}
+    for topic in CONTRACT.topics.values():
+        is_typed = topic.event_type in union["discriminator"]["mapping"]
+        for record in topic.schema["examples"]:
+            assert validator.is_valid(record) is is_typed
+            assert not validator.is_valid(record | {"type": "video.status.unknown"})
 
 
-def test_what_cannot_be_bundled_is_told(directory: Path) -> None:
-    """The sources are not overwritten; a type that does not exist and a reference that leads nowhere are named."""
+BUILT_INS = {
+    *dir(builtins),
+    *("Array", "Boolean", "Date", "Error", "Event", "Function", "JSON", "Map", "Number", "Object", "Promise", "Proxy"),
+    *("Record", "Request", "Response", "Set", "String", "Symbol", "Input", "Output"),
+    *("Exception", "Integer", "Iterable", "Module", "Override", "Process", "Thread", "Throwable", "Void"),
+}
+"""Names of Python, of JavaScript and TypeScript, and of java.lang."""
+
+
+def test_a_title_that_becomes_a_type_is_not_a_built_in_name() -> None:
+    """Generators name the type of an object after its title: `Error` would shadow the language's own."""
+
+    def titles(schema: Any) -> Iterator[str]:
+        if isinstance(schema, list):
+            for item in schema:
+                yield from titles(item)
+        if isinstance(schema, dict):
+            if schema.get("type") == "object" and "title" in schema:
+                yield schema["title"]
+            for value in schema.values():
+                yield from titles(value)
+
+    found = {title.title().replace(" ", "") for title in titles(list(FILES.values()))}
+    assert {"AssetError", "AssetWarning"} <= found
+    assert not found & BUILT_INS
+
+
+def test_show_prints_the_bundled_schema() -> None:
+    """The output is JSON for other programs."""
+    assert orjson.loads(run("show", "video.status.ready")) == bundle(FILES["video.status.ready.json"], FILES)
+
+
+def test_a_schema_that_cannot_be_bundled_is_named(directory: Path) -> None:
+    """The sources are not overwritten; an unknown type and an invalid reference are named."""
     with pytest.raises(BridgeError, match="holds the schemas themselves"):
         run("bundle", directory, "--schemas", directory)
-    with pytest.raises(BridgeError, match="nothing is no event type"):
+    with pytest.raises(BridgeError, match="nothing is not an event type"):
         run("show", "nothing")
     with pytest.raises(ContractError, match="no definition nowhere"):
-        expanded({"$ref": "#/$defs/nowhere"}, FILES)
-    with pytest.raises(ContractError, match="is no definition of"):
-        bundled({"$ref": "other.json"}, FILES)
+        dereference({"$ref": "#/$defs/nowhere"}, FILES)
+    with pytest.raises(ContractError, match="is not a reference to a definition"):
+        bundle({"$ref": "other.json"}, FILES)
     circle = {"$defs": {"a": {"properties": {"b": {"$ref": "#/$defs/a"}}}}, "$ref": "#/$defs/a"}
     with pytest.raises(ContractError, match="a refers to itself"):
-        expanded(circle, FILES)
+        dereference(circle, FILES)
 
 
 def test_the_list_has_each_type() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
+from structlog.testing import capture_logs
 
 from bridge.errors import ConfigError
 from bridge.ingress import tokens as auth
@@ -85,7 +86,7 @@ def test_no_token_at_all_is_a_mistake_unless_asked_for(tmp_path: Path) -> None:
     """An empty file opens no door by itself; `allow_unauthenticated` does, and only where there is no token."""
     file = tmp_path / "tokens"
     file.write_text("# none yet\n")
-    with pytest.raises(ConfigError, match="holds no token"):
+    with pytest.raises(ConfigError, match="contains no token"):
         tokens(file=file)
     assert tokens(file=file, allow=True).authentication_disabled
     assert not tokens("one", allow=True).authentication_disabled
@@ -97,9 +98,9 @@ def test_a_line_may_name_its_token_and_end_its_life(tmp_path: Path) -> None:
     """A named token is valid until its end and not from then on; plain lines beside it are what they were."""
     file = tmp_path / "tokens"
     past, future = "2001-01-01T00:00:00Z", "2999-01-01"
-    file.write_text(f"plain\nwith some spaces\nold name=before expires={past}\nnew name=now expires={future}\n")
+    file.write_text(f"plain\nold name=before expires={past}\nnew name=now expires={future}\n")
     valid = tokens(file=file)
-    assert [valid.accepts(each) for each in ("plain", "with some spaces", "new")] == [True] * 3
+    assert [valid.accepts(each) for each in ("plain", "new")] == [True] * 2
     for wrong in ("old", f"old name=before expires={past}", f"new name=now expires={future}", "now", "with"):
         assert not valid.accepts(wrong)
 
@@ -136,3 +137,68 @@ def test_status_shows_name_expiry_and_last_use_but_never_the_token(tmp_path: Pat
     assert [name for name, status in statuses.items() if status.last_used is not None] == ["gumlet"]
     assert [name for name, status in statuses.items() if not status.is_valid(time.time())] == ["gone"]
     assert not any(secret in repr(statuses) for secret in ("s3cret", "old", "fixed"))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "a token with spaces",
+        "token name",
+        "token expires 2027-01-01",
+        "token  name=a name=b",
+        "token name=a extra",
+        "t Name=a",
+    ],
+)
+def test_a_line_with_spaces_that_is_not_name_or_expires_is_a_mistake_named_with_its_line(
+    tmp_path: Path, line: str
+) -> None:
+    """Taken as one token, such a line would reject every delivery in silence; the message never quotes it."""
+    file = tmp_path / "tokens"
+    file.write_text(f"# comment\ngood\n{line}\n")
+    with pytest.raises(ConfigError, match="line 3: ") as caught:
+        tokens(file=file)
+    assert line not in str(caught.value)
+
+
+def test_a_file_in_which_every_token_has_expired_is_rejected(tmp_path: Path) -> None:
+    """A daemon that answers 401 to everything does not start."""
+    file = tmp_path / "tokens"
+    file.write_text("old name=a expires=2001-01-01\nolder expires=2000-01-01\n")
+    with pytest.raises(ConfigError, match="every token has expired"):
+        tokens(file=file)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"\xef\xbb\xbftoken\n", b"token\r\n", b"token", b"  token  \n\n", b"\n\ttoken\n# end", b"token\r"],
+)
+def test_files_of_every_editor_and_secret_store_are_read(tmp_path: Path, content: bytes) -> None:
+    """A byte order mark, another line end, none, or spaces at the ends are not part of the token."""
+    file = tmp_path / "tokens"
+    file.write_bytes(content)
+    assert tokens(file=file).accepts("token")
+
+
+def test_a_file_in_utf_16_is_a_mistake_that_is_named(tmp_path: Path) -> None:
+    """PowerShell's `>` writes one."""
+    file = tmp_path / "tokens"
+    file.write_text("token\n", encoding="utf-16")
+    with pytest.raises(ConfigError, match="UTF-16"):
+        tokens(file=file)
+
+
+def test_a_mistake_in_a_changed_file_keeps_the_tokens_and_is_reported_until_it_is_fixed(tmp_path: Path) -> None:
+    """The status shows it without a delivery, and the log has one line for each change."""
+    file = tmp_path / "tokens"
+    file.write_text("one\n")
+    valid = tokens(file=file)
+    file.write_text("one two\n")
+    with capture_logs() as logs:
+        assert [status.name for status in valid.statuses()] == ["unnamed"]
+    assert [line["event"] for line in logs] == ["tokens_file_reload_failed"]
+    assert "line 1" in valid.file_fault
+    assert valid.accepts("one")
+    file.write_text("three\n")
+    assert valid.accepts("three")
+    assert valid.file_fault == ""

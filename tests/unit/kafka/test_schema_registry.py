@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from bridge.config.sections import RegistrySettings
 from bridge.contract.schemas import COMMON, Contract, schemas_directory
-from bridge.errors import ConfigError, RegistryError
+from bridge.errors import ConfigError, RegistryError, RegistryIncompatible
 from bridge.kafka.schema_registry import registry, schema_text
 from bridge.kafka.wire_format import encode_guid_header, encode_id_prefix
 from tests.support.fake_registry import Problem, StrictRegistry
@@ -49,8 +49,8 @@ async def test_an_incompatible_schema_is_refused_with_the_reason(played: StrictR
     changed = _changed(tmp_path, lambda schema: schema["properties"].pop("title"))
     async with registry(RegistrySettings(url=played.url)) as there:
         await there.register(READY)
-        assert await there.objections(READY) is None
-        assert await there.objections(changed) == ["PROPERTY_REMOVED_FROM_CLOSED_CONTENT_MODEL /title"]
+        assert await there.compatibility_errors(READY) is None
+        assert await there.compatibility_errors(changed) == ["PROPERTY_REMOVED_FROM_CLOSED_CONTENT_MODEL /title"]
         with pytest.raises(RegistryError) as caught:
             await there.register(changed)
     assert caught.value.status == 409
@@ -62,14 +62,14 @@ async def test_an_incompatible_schema_is_refused_with_the_reason(played: StrictR
     ("problem", "fix"),
     [
         (Problem(401, "Unauthorized"), "BRIDGE_REGISTRY_USERNAME"),
-        (Problem(40301, "User is denied operation Write"), "let this user read and write"),
+        (Problem(40301, "User is denied operation Write"), "allow this user to read and write"),
         (Problem(404, "HTTP 404 Not Found"), "/apis/ccompat/v7"),
         (Problem(42201, "Invalid schema"), "schemaType JSON"),
         (Problem(42205, "Subject is in read-only mode"), "writing"),
-        (Problem(429, "Too many requests"), "try again later"),
-        (Problem(50001, "Error in the backend datastore"), "try again later"),
-        (Problem(50002, "Operation timed out"), "try again later"),
-        (Problem(50003, "Error while forwarding the request to the primary"), "try again later"),
+        (Problem(429, "Too many requests"), "retry later"),
+        (Problem(50001, "Error in the backend datastore"), "retry later"),
+        (Problem(50002, "Operation timed out"), "retry later"),
+        (Problem(50003, "Error while forwarding the request to the primary"), "retry later"),
     ],
     ids=lambda value: str(value.code) if isinstance(value, Problem) else "",
 )
@@ -77,11 +77,12 @@ async def test_each_documented_error_says_what_to_do(played: StrictRegistry, pro
     """Each call makes of each error one message: the address, the status, the fix, the registry's words."""
     played.problem = problem
     async with registry(RegistrySettings(url=played.url)) as there:
-        for call in (there.find, there.register, there.latest_version, there.objections):
-            with pytest.raises(RegistryError) as caught:
+        for call in (there.find, there.register, there.latest_version, there.compatibility_errors):
+            permanent = int(str(problem.code)[:3]) in {401, 403, 404}
+            with pytest.raises(RegistryIncompatible if permanent else RegistryError) as caught:
                 await call(READY)
             said = str(caught.value)
-            assert caught.value.status == int(str(problem.code)[:3])
+            assert f": {str(problem.code)[:3]}: the registry" in said
             assert played.url in said
             assert problem.message in said
             assert fix in said
@@ -92,14 +93,13 @@ async def test_a_registry_that_is_away_or_is_none(played: StrictRegistry) -> Non
     played.stop()
     try:
         async with registry(RegistrySettings(url=played.url)) as there:
-            with pytest.raises(RegistryError, match=r"does not answer.*BRIDGE_REGISTRY_URL"):
+            with pytest.raises(RegistryError, match=r"does not respond.*BRIDGE_REGISTRY_URL"):
                 await there.find(READY)
     finally:
         played.start()
     async with registry(RegistrySettings(url=f"{played.url}/nowhere")) as there:
-        with pytest.raises(RegistryError, match=r"404.*BRIDGE_REGISTRY_URL") as caught:
+        with pytest.raises(RegistryIncompatible, match=r"404.*BRIDGE_REGISTRY_URL"):
             await there.find(READY)
-    assert caught.value.status == 404
 
 
 async def test_authentication(played: StrictRegistry) -> None:
@@ -108,7 +108,7 @@ async def test_authentication(played: StrictRegistry) -> None:
     async with registry(RegistrySettings(url=played.url, username="user", password=SecretStr(SECRET))) as there:
         assert await there.find(READY) is None
     async with registry(RegistrySettings(url=played.url, username="user", password=SecretStr(SECRET + "!"))) as there:
-        with pytest.raises(RegistryError) as caught:
+        with pytest.raises(RegistryIncompatible) as caught:
             await there.find(READY)
     assert SECRET not in str(caught.value)
     played.basic, played.bearer = None, SECRET

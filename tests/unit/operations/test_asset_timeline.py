@@ -1,15 +1,15 @@
-"""The story of an asset, from its events in any order."""
+"""The timeline of an asset, built from its events in any order."""
 
 from __future__ import annotations
 
 from itertools import count
 from typing import Any
 
-from bridge.operations.asset_timeline import tell
+from bridge.operations.asset_timeline import build_timeline
 
 
 def events(*states: str) -> list[dict[str, Any]]:
-    """Return events received one after another; a state named twice is another event."""
+    """Return events received one second apart; a repeated state is another event."""
     numbers = count()
     return [
         {
@@ -24,25 +24,25 @@ def events(*states: str) -> list[dict[str, Any]]:
     ]
 
 
-def test_a_whole_life_misses_nothing() -> None:
-    """An asset that lived as Gumlet says has no notes and nothing missing, in whatever order it was read."""
-    story, missing = tell(
+def test_complete_lifecycle_has_no_notes_and_nothing_missing() -> None:
+    """A complete lifecycle has no notes and nothing missing, in whatever order its events were read."""
+    timeline, missing = build_timeline(
         reversed(events("created", "downloaded", "stream_ready", "ready", "repackaged", "repackaged"))
     )
-    assert story[0]["type"] == "video.status.created"
-    assert {line["note"] for line in story} == {""}
+    assert timeline[0]["type"] == "video.status.created"
+    assert {line["note"] for line in timeline} == {""}
     assert missing == []
 
 
-def test_what_a_later_event_implies_is_missing() -> None:
-    """A ready asset was created, downloaded and playable before; one that is not finished misses nothing yet."""
-    assert tell(events("created", "ready"))[1] == ["video.status.downloaded", "video.status.stream_ready"]
-    assert tell(events("created", "downloaded"))[1] == []
-    assert tell(events("created", "errored"))[1] == []
+def test_predecessors_of_received_events_are_missing() -> None:
+    """A ready asset must have been created, downloaded and streamable; an asset in progress lacks nothing."""
+    assert build_timeline(events("created", "ready"))[1] == ["video.status.downloaded", "video.status.stream_ready"]
+    assert build_timeline(events("created", "downloaded"))[1] == []
+    assert build_timeline(events("created", "errored"))[1] == []
 
 
-def test_out_of_order_and_repeats_are_noted() -> None:
-    """An event behind a later state is out of order; the same id again is a repeat."""
+def test_disorder_and_duplicates_are_noted() -> None:
+    """An event after a later state is out of order; the same id again is a duplicate."""
     lines = events("created", "stream_ready", "downloaded")
-    story, _ = tell([*lines, lines[0] | {"received_at": "2026-01-01T00:01:00.000Z"}])
-    assert [line["note"] for line in story] == ["", "", "out of order: came after stream_ready", "repeat"]
+    timeline, _ = build_timeline([*lines, lines[0] | {"received_at": "2026-01-01T00:01:00.000Z"}])
+    assert [line["note"] for line in timeline] == ["", "", "out of order: received after stream_ready", "duplicate"]

@@ -11,7 +11,8 @@ from bridge.errors import BridgeError, UnsupportedJournalVersion
 from bridge.event import Delivery
 from bridge.operations import journal_reader as journal_view
 from bridge.operations.journal_reader import viewing
-from bridge.queue.journal_file import FILE_NAME, Group, JournalFile, pack
+from bridge.queue.interface import Group
+from bridge.queue.journal_file import FILE_NAME, JournalFile, pack
 
 
 class Writer:

@@ -9,7 +9,8 @@ import pytest
 
 from bridge.event import Delivery
 from bridge.operations.journal_salvage import salvage
-from bridge.queue.journal_file import Group, JournalFile, pack
+from bridge.queue.interface import Group
+from bridge.queue.journal_file import JournalFile, pack
 
 PAGE = 4096
 

@@ -1,13 +1,13 @@
-"""The sender alone: an event counts as sent when Kafka has confirmed it, and for no other reason."""
+"""The producer: an event counts as sent when Kafka has confirmed it, in the order of its partition."""
 
 from __future__ import annotations
 
-import asyncio
-from types import SimpleNamespace
-from typing import Any
+import time
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiokafka.errors import (
+    InvalidTimestampError,
     KafkaConnectionError,
     KafkaError,
     KafkaTimeoutError,
@@ -16,41 +16,33 @@ from aiokafka.errors import (
     OutOfOrderSequenceNumber,
     ProducerClosed,
     TopicAuthorizationFailedError,
+    UnknownError,
+    for_code,
 )
 
 from bridge.config.sections import KafkaSettings
-from bridge.event import Delivery, Event
-from bridge.publisher.batch import Batch
-from bridge.publisher.producer import DeliveryReport, OutgoingEvent, Sender
+from bridge.publisher import sending
+from bridge.publisher.producer import UNKNOWN_ERRORS, BatchProducer
 from bridge.telemetry.metrics import Metrics
+from tests.unit.publisher.fake_kafka import FakeKafka, Record, outgoing
 
-CONFIRMED = SimpleNamespace(offset=7)
-BUILDER = SimpleNamespace(record_count=lambda: 1)
-
-
-def prepared(topic: str) -> OutgoingEvent:
-    """Return an event for a topic."""
-    event = Event(topic, b"key", b"{}", [], 0, "video.status.ready", f"id of {topic}")
-    return OutgoingEvent(event, Delivery(0, "default", b"{}"))
+if TYPE_CHECKING:
+    from bridge.publisher.outgoing import DeliveryReport, OutgoingEvent
 
 
-async def judged(outcomes: dict[str, Any], *, stalled: bool = False) -> DeliveryReport:
-    """Return the verdicts on one event for each topic, whose batch had this outcome; None: no answer."""
-    batches = []
-    for topic, outcome in outcomes.items():
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        if isinstance(outcome, BaseException):
-            future.set_exception(outcome)
-        elif outcome is not None:
-            future.set_result(outcome)
-        batches.append(Batch(topic, 0, BUILDER, future))
-    sender = Sender(KafkaSettings(), Metrics())
-    return sender._classify([prepared(topic) for topic in outcomes], batches, {}, stalled=stalled)
+def numbers(events: list[OutgoingEvent]) -> list[int]:
+    """Return the numbers of events."""
+    return [each.number for each in events]
 
 
-def topics(events: list[OutgoingEvent]) -> list[str]:
-    """Return the topics of events."""
-    return [each.event.topic for each in events]
+async def send_until_settled(producer: BatchProducer, events: list[OutgoingEvent]) -> list[DeliveryReport]:
+    """Send until nothing is to be retried; return the reports."""
+    reports = []
+    while events:
+        reports.append(await producer.send(events))
+        events = reports[-1].retry
+    await producer.close()
+    return reports
 
 
 @pytest.mark.parametrize(
@@ -62,29 +54,157 @@ def topics(events: list[OutgoingEvent]) -> list[str]:
         NotEnoughReplicasError(),
         OutOfOrderSequenceNumber(),
         ProducerClosed(),
+        UnknownError(),
+        for_code(89)(),  # a number that aiokafka does not know
     ],
 )
-async def test_what_failed_is_sent_again(error: KafkaError) -> None:
-    """A failure that is neither the topic's nor the event's own says nothing of what Kafka has: it is sent again."""
-    verdicts = await judged({"a": CONFIRMED, "b": error})
-    assert (topics(verdicts.sent), topics(verdicts.again)) == (["a"], ["b"])
-    assert not verdicts.refused
-    assert not verdicts.rejected
+async def test_unlisted_error_is_retried_and_not_dead_lettered(kafka: FakeKafka, error: KafkaError) -> None:
+    """An error that concerns neither topic nor record leaves its events to a retry; other topics are sent."""
+    kafka.reject = lambda topic, _: error if topic == "b" else None
+    report = await BatchProducer(KafkaSettings(), Metrics()).send([outgoing("a", 1), outgoing("b", 2)])
+    assert (numbers(report.sent), numbers(report.retry)) == ([1], [2])
+    assert not report.rejected
+    assert not report.blocked_by_topic
 
 
-@pytest.mark.parametrize("stalled", [True, False])
-async def test_what_got_no_answer_is_not_sent(*, stalled: bool) -> None:
-    """Silence is no confirmation: beside others that were confirmed the topic is held back, or the event sent again."""
-    verdicts = await judged({"a": CONFIRMED, "b": None}, stalled=stalled)
-    assert topics(verdicts.sent) == ["a"]
-    assert list(verdicts.refused) == (["b"] if stalled else [])
-    assert topics(verdicts.again) == ([] if stalled else ["b"])
-    assert topics((await judged({"b": None}, stalled=stalled)).again) == ["b"]
+async def test_topic_with_repeated_unlisted_errors_is_blocked_alone(kafka: FakeKafka) -> None:
+    """A topic that fails again and again with an error of the broker's does not hold up the others."""
+    kafka.reject = lambda topic, _: UnknownError() if topic == "b" else None
+    producer = BatchProducer(KafkaSettings(), Metrics())
+    for _ in range(UNKNOWN_ERRORS - 1):
+        assert numbers((await producer.send([outgoing("a", 1), outgoing("b", 2)])).retry) == [2]
+    assert list((await producer.send([outgoing("a", 1), outgoing("b", 2)])).blocked_by_topic) == ["b"]
 
 
-async def test_a_refusal_is_of_the_topic_or_of_the_event() -> None:
-    """A topic that refuses holds its events back; an event that can never be taken is rejected, alone."""
-    verdicts = await judged({"a": TopicAuthorizationFailedError(), "b": MessageSizeTooLargeError(), "c": CONFIRMED})
-    assert list(verdicts.refused) == ["a"]
-    assert [(each.event.topic, reason) for each, reason, _ in verdicts.rejected] == [("b", "too_large")]
-    assert topics(verdicts.sent) == ["c"]
+async def test_invalid_record_is_recognized_by_its_number(kafka: FakeKafka) -> None:
+    """INVALID_RECORD (87) rejects the one record that causes it, with those around it sent in order."""
+    kafka.reject = lambda _, records: for_code(87)() if any(r.value == b"5" for r in records) else None
+    events = [outgoing("a", number) for number in range(20)]
+    reports = await send_until_settled(BatchProducer(KafkaSettings(), Metrics()), events)
+    assert [(each.outgoing.number, each.reason) for report in reports for each in report.rejected] == [
+        (5, "rejected_by_kafka")
+    ]
+    assert kafka.values("a") == [str(number).encode() for number in range(20) if number != 5]
+
+
+async def test_batch_over_the_topics_limit_is_sent_in_smaller_batches_in_order(kafka: FakeKafka) -> None:
+    """A batch that is too large is halved until it fits; a record that is too large alone is rejected."""
+
+    def too_large(_: str, records: list[Record]) -> BaseException | None:
+        return MessageSizeTooLargeError() if sum(len(r.value) for r in records) > 60 else None
+
+    kafka.reject = too_large
+    events = [outgoing("a", number) for number in range(100)]
+    huge = events[50].event._replace(value=b"x" * 61)
+    events[50] = events[50]._replace(event=huge)
+    reports = await send_until_settled(BatchProducer(KafkaSettings(), Metrics()), events)
+    rejected = [each for report in reports for each in report.rejected]
+    assert [(each.outgoing.number, each.reason) for each in rejected] == [(50, "record_too_large")]
+    assert kafka.values("a") == [str(number).encode() for number in range(100) if number != 50]
+
+
+async def test_partition_has_one_unconfirmed_batch_and_nothing_follows_a_failed_one(kafka: FakeKafka) -> None:
+    """Behind a failed batch nothing of its partition is sent, and the retry begins with its first event."""
+    kafka.max_records = 10
+    failures = [KafkaConnectionError()]
+
+    def fail_once(_: str, records: list[Record]) -> BaseException | None:
+        return failures.pop() if failures and records[0].value == b"20" else None
+
+    kafka.reject = fail_once
+    producer = BatchProducer(KafkaSettings(), Metrics())
+    report = await producer.send([outgoing("a", number) for number in range(100)])
+    assert numbers(report.sent) == list(range(20))
+    assert numbers(report.retry) == list(range(20, 100))
+    assert kafka.most_unconfirmed == 1
+    await producer.send(report.retry)
+    assert kafka.values("a") == [str(number).encode() for number in range(100)]
+    assert kafka.most_unconfirmed == 1
+
+
+async def test_missing_topic_is_blocked_alone_without_a_send(kafka: FakeKafka) -> None:
+    """A topic that is not in the metadata is never named to aiokafka, which would have it created."""
+    producer = BatchProducer(KafkaSettings(), Metrics())
+    report = await producer.send([outgoing("a", 1), outgoing("c", 2), outgoing("c", 3)])
+    assert numbers(report.sent) == [1]
+    assert numbers(report.blocked_by_topic["c"].events) == [2, 3]
+    assert kafka.batches == [("a", 1)]
+    assert kafka.producers == 1, "nothing has failed: the producer stays"
+
+
+async def test_topic_without_a_leader_is_blocked_while_others_are_sent(kafka: FakeKafka) -> None:
+    """A batch without a response whose topic Kafka reports as unavailable is given up; the others are confirmed."""
+    kafka.states["b"] = "no leader"
+    report = await BatchProducer(KafkaSettings(), Metrics()).send([outgoing("a", 1), outgoing("b", 2)])
+    assert numbers(report.sent) == [1]
+    assert report.blocked_by_topic["b"].detail == "no leader"
+
+
+async def test_silent_topic_is_blocked_while_kafka_responds(kafka: FakeKafka, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An available topic that confirms nothing (too few in-sync replicas) does not hold up the others."""
+    monkeypatch.setattr(sending, "SILENT_SECONDS", 0.05)
+    kafka.silent.add("b")
+    report = await BatchProducer(KafkaSettings(), Metrics()).send([outgoing("a", 1), outgoing("b", 2)])
+    assert numbers(report.sent) == [1]
+    assert numbers(report.blocked_by_topic["b"].events) == [2]
+
+
+async def test_error_of_the_topic_blocks_the_whole_topic(kafka: FakeKafka) -> None:
+    """Authorization is the topic's: none of its events is rejected or retried."""
+    kafka.reject = lambda topic, _: TopicAuthorizationFailedError() if topic == "b" else None
+    report = await BatchProducer(KafkaSettings(), Metrics()).send(
+        [outgoing("b", 1), outgoing("a", 2), outgoing("b", 3)]
+    )
+    assert numbers(report.blocked_by_topic["b"].events) == [1, 3]
+    assert numbers(report.sent) == [2]
+
+
+@pytest.mark.parametrize("accepted_age_ms", [3_600_000, 60_000, 5_000])
+async def test_record_times_are_bounded_to_what_the_topic_accepts(kafka: FakeKafka, accepted_age_ms: int) -> None:
+    """Records older than the topic accepts get later times; younger ones keep the time of their receipt."""
+    now = int(time.time() * 1000)
+    kafka.reject = lambda _, records: (
+        InvalidTimestampError() if any(r.timestamp < now - accepted_age_ms - 100 for r in records) else None
+    )
+    events = [outgoing("a", 0, received_ms=now - 86_400_000), outgoing("a", 1, received_ms=now - 10)]
+    reports = await send_until_settled(BatchProducer(KafkaSettings(), Metrics()), events)
+    assert not any(report.rejected for report in reports)
+    assert kafka.values("a") == [b"0", b"1"]
+    assert kafka.log["a"][0].timestamp >= now - accepted_age_ms - 100
+
+
+async def test_record_time_is_never_in_the_future(kafka: FakeKafka) -> None:
+    """A receipt in the future (the clock was set back) becomes the present."""
+    await BatchProducer(KafkaSettings(), Metrics()).send([outgoing("a", 0, received_ms=2**42)])
+    assert kafka.log["a"][0].timestamp <= time.time() * 1000
+
+
+async def test_record_whose_every_time_is_rejected_is_rejected(kafka: FakeKafka) -> None:
+    """What is refused with the present time too is an event's fault, not a blocked topic."""
+    kafka.reject = lambda topic, _: InvalidTimestampError() if topic == "a" else None
+    reports = await send_until_settled(BatchProducer(KafkaSettings(), Metrics()), [outgoing("a", 0), outgoing("b", 1)])
+    assert [each.reason for report in reports for each in report.rejected] == ["rejected_by_kafka"]
+    assert kafka.values("b") == [b"1"]
+
+
+async def test_fault_in_the_encoder_rejects_that_event_alone(kafka: FakeKafka) -> None:
+    """An exception while one record is encoded dead-letters this event; those around it are sent."""
+
+    class FaultyEncoder:
+        available = True
+
+        async def prepare(self) -> None:
+            pass
+
+        async def unavailable_reason(self, _topic: str) -> str | None:
+            return None
+
+        def encode(self, event: Any) -> Any:
+            if event.value == b"1":
+                raise ValueError("a fault")
+            return event
+
+    producer = BatchProducer(KafkaSettings(), Metrics(), encoder=FaultyEncoder())
+    report = await producer.send([outgoing("a", number) for number in range(3)])
+    assert [(each.outgoing.number, each.reason) for each in report.rejected] == [(1, "internal_error")]
+    assert kafka.values("a") == [b"0", b"2"]

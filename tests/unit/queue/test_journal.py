@@ -15,8 +15,9 @@ from bridge.config.sections import JournalSettings, QueueSettings
 from bridge.errors import BridgeError, DeliveryRejected, JournalLocked, UnsupportedJournalVersion
 from bridge.event import Delivery
 from bridge.queue import journal, journal_disk, journal_file
+from bridge.queue.interface import Group, Parked
 from bridge.queue.journal import Journal
-from bridge.queue.journal_file import FILE_NAME, FORMAT, Group, JournalFile, Parked, pack
+from bridge.queue.journal_file import FILE_NAME, FORMAT, JournalFile, pack
 from bridge.telemetry.metrics import Metrics
 
 

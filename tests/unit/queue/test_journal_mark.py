@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from bridge.event import Delivery
-from bridge.queue.journal_file import FILE_NAME, Group, JournalFile, pack
+from bridge.queue.interface import Group
+from bridge.queue.journal_file import FILE_NAME, JournalFile, pack
 from bridge.queue.journal_mark import SUFFIX
 
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+
 import orjson
 from prometheus_client import Metric
+from structlog.testing import capture_logs
 
+import bridge
 from bridge.event import Event, content_id
+from bridge.telemetry.collectors import MAX_SOURCES
 from bridge.telemetry.duplicate_counter import DuplicateCounter
-from bridge.telemetry.metrics import Metrics
+from bridge.telemetry.metrics import DEAD_LETTER_TYPE, Metrics
+from bridge.telemetry.reasons import DEAD_LETTERS, OTHER, REJECTIONS
 from bridge.telemetry.recent_activity import MAX_COMMITS, MAX_ENTRIES, RecentActivity, RecordOffset
 
 NOW_MS = 1_764_000_000_000
@@ -81,3 +88,75 @@ def test_time_of_an_acknowledgement_that_is_long_past_is_not_made_up() -> None:
         [event(number) for number in range(3 * MAX_ENTRIES)], [RecordOffset(0, 0)] * 3 * MAX_ENTRIES, NOW_MS
     )
     assert len(recent.snapshot()["published"]) == MAX_ENTRIES
+
+
+def test_known_label_values_are_exposed_with_zero_from_the_start() -> None:
+    """`increase()` sees the first failure of each kind only if the series existed before it."""
+    metrics = Metrics()
+    metrics.initialize(["default", "films"], ["gumlet.video.status.ready"])
+    text = metrics.render().decode()
+    for reason, status in REJECTIONS.items():
+        assert f'bridge_http_requests_rejected_total{{reason="{reason}",status="{status}"}} 0.0' in text
+    for reason in DEAD_LETTERS:
+        assert f'bridge_dead_letters_total{{reason="{reason}"}} 0.0' in text
+    assert 'bridge_http_requests_total{source="films",status="200"} 0.0' in text
+    assert 'bridge_kafka_records_published_total{topic="gumlet.video.status.ready"} 0.0' in text
+
+
+def test_sources_that_a_sender_chooses_are_bounded() -> None:
+    """After a hundred names further ones are counted as `other`: neither memory nor labels grow."""
+    metrics = Metrics()
+    for number in range(10 * MAX_SOURCES):
+        metrics.record_acknowledgement(f"source-{number}", 10, 0.001)
+        metrics.record_rejection(f"source-{number}", 413, "body_too_large")
+    samples = family(metrics, "bridge_http_requests").samples
+    assert len({sample.labels["source"] for sample in samples}) == MAX_SOURCES + 1
+    assert sum(sample.value for sample in samples) == 20 * MAX_SOURCES
+    other = {sample.labels["status"]: sample.value for sample in samples if sample.labels["source"] == OTHER}
+    assert other == {"200": 9 * MAX_SOURCES, "413": 9 * MAX_SOURCES}
+
+
+def test_reasons_outside_the_closed_set_are_counted_as_other() -> None:
+    """A reason is never a label value that nobody reviewed."""
+    metrics = Metrics()
+    metrics.record_rejection("default", 418, "teapot")
+    text = metrics.render().decode()
+    assert 'bridge_http_requests_rejected_total{reason="other",status="418"} 1.0' in text
+    assert "teapot" not in text
+
+
+def test_every_reason_in_the_code_is_in_the_closed_set() -> None:
+    """A reason that the ingress or the queue uses must be listed in bridge/telemetry/reasons.py, with its status."""
+    root = Path(bridge.__file__).parent
+    used: set[str] = set()
+    for path in (*root.glob("ingress/*.py"), *root.glob("queue/*.py"), *root.glob("admin/*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                position = {"DeliveryRejected": 0, "Answer": 1}.get(node.func.id)
+                if position is not None and len(node.args) > position:
+                    argument = node.args[position]
+                    if isinstance(argument, ast.Constant):
+                        used.add(str(argument.value))
+    assert used
+    assert used - set(REJECTIONS) == set()
+
+
+def test_measuring_never_raises() -> None:
+    """A record that cannot be decoded, or a list of offsets of another length, costs a figure and nothing else."""
+    metrics, recent = Metrics(), RecentActivity()
+    broken = event(1, DEAD_LETTER_TYPE)._replace(value=b"not JSON")
+    with capture_logs() as logs:
+        metrics.record_published([broken, event(2)], NOW_MS)
+        metrics.record_published([broken], NOW_MS)
+        recent.record_published([event(1)], [], NOW_MS)
+    assert value(metrics, "bridge_publish_latency_seconds", "bridge_publish_latency_seconds_count") == 3
+    assert {line["event"] for line in logs} <= {"measurement_failed"}
+    assert len(logs) <= 2
+
+
+def test_recent_activity_is_bounded_in_characters() -> None:
+    """A sender chooses the asset id and with it the key, and provokes the detail of a dead letter."""
+    recent = RecentActivity()
+    recent.record_published([event()._replace(key=b"k" * 400_000)], [RecordOffset(0, 0)], NOW_MS)
+    recent.record_dead_letter(event(), "invalid_json", "d" * 400_000)
+    assert len(str(recent.snapshot())) < 2000

@@ -1,0 +1,307 @@
+"""The daemon's status: what /status returns, the checks of the health model, the gauges of queue and components.
+
+Input: queue, metrics, tokens, drift, publisher state. `sample` runs each second, so that rates, history and the start
+of a condition are known whoever asks and however often.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any, NamedTuple
+
+import structlog
+
+from bridge.admin.capacity import Forecast
+from bridge.admin.history import History
+from bridge.config.settings import Settings
+from bridge.errors import DeliveryRejected
+from bridge.queue.interface import DeliveryQueue
+from bridge.telemetry.collectors import Reading
+from bridge.telemetry.health import Finding, Health
+from bridge.telemetry.metrics import Metrics
+from bridge.telemetry.token_status import TokenStatus
+
+SAMPLE_SECONDS = 1.0
+PARKED_SAMPLES = 10
+"""The oldest parked delivery of each topic is looked up once in so many samples: it is read from disk."""
+STALLED_SECONDS = 60
+"""A delivery that has been pending for longer is reported."""
+EXPIRY_WARNING_SECONDS = 7 * 86400
+FULL_WARNING_SECONDS = 4 * 3600
+RECENT_MINUTES = 5
+"""Rejections of the last minutes that degrade the ingress."""
+
+NEXT_STEPS = {
+    "queue_full": "the disk or Kafka is too slow for the traffic: check bridge_journal_commit_seconds; add replicas",
+    "journal_full": "bring Kafka or the blocked topic back, or enlarge the disk and BRIDGE_JOURNAL_MAX_BYTES",
+    "disk_full": "free space on the journal's disk, or lower BRIDGE_JOURNAL_MIN_FREE_BYTES",
+    "journal_unavailable": "fix the journal's disk or its permissions; see the log line journal_write_failed",
+    "kafka_unreachable": "check the brokers and BRIDGE_KAFKA_…; with BRIDGE_ACK=kafka nothing is accepted meanwhile",
+    "kafka_ack_timeout": "Kafka confirms too slowly: check the brokers; raise BRIDGE_ACK_TIMEOUT_SECONDS",
+    "topic_unavailable": "gumlet-bridge topics check",
+    "invalid_token": "compare the token in Gumlet's dashboard with BRIDGE_TOKENS_FILE: gumlet-bridge doctor",
+    "body_too_large": "raise BRIDGE_MAX_BODY_BYTES if these are Gumlet's deliveries",
+    "body_timeout": "check the network and proxies in front of the bridge; BRIDGE_REQUEST_TIMEOUT_SECONDS",
+    "unsupported_encoding": "configure the proxy in front of the bridge not to compress request bodies",
+    "internal_error": "see the log line internal_error; report it as a bug",
+    "too_many_connections": "raise BRIDGE_MAX_CONNECTIONS, or block the senders that hold connections",
+    "too_many_connections_per_address": "raise BRIDGE_MAX_CONNECTIONS_PER_ADDRESS behind a proxy",
+}
+"""What to do about a rejection that may have hit Gumlet's deliveries; other reasons are strangers' mistakes."""
+
+KAFKA_UNREACHABLE = DeliveryRejected("kafka_unreachable", "Kafka does not answer")
+
+_log = structlog.stdlib.get_logger()
+
+
+class Sources(NamedTuple):
+    """What the daemon hands to the admin port: functions that return the current state of other parts."""
+
+    connected: Callable[[], bool]
+    """Whether the producer is connected to Kafka."""
+    drift: Callable[[], list[dict[str, Any]]]
+    """Schema drift since the start."""
+    tokens: Callable[[], list[TokenStatus]] | None
+    """The tokens without their secrets; None when authentication is disabled."""
+    tokens_fault: Callable[[], str] = str
+    """Why the tokens file cannot be read again; empty when it can."""
+
+
+class Status:
+    """Computes the daemon's status from its parts."""
+
+    def __init__(
+        self, settings: Settings, queue: DeliveryQueue, metrics: Metrics, health: Health, sources: Sources
+    ) -> None:
+        self._settings = settings
+        self._queue = queue
+        self._metrics = metrics
+        self._health = health
+        self._sources = sources
+        self._started = time.time()
+        self._oldest_parked_ms: int | None = None
+        self._forecast = Forecast(settings.journal)
+        self.history = History()
+        for component, check in (
+            ("journal" if settings.ack == "journal" else "queue", self._check_queue),
+            ("ingress", self._check_ingress),
+            ("tokens", self._check_tokens),
+            ("publisher", self._check_publisher),
+            ("schema drift", self._check_drift),
+        ):
+            health.add_check(component, check)
+        if not sources.connected():
+            health.report("kafka", "degraded", "the first connection is being made", "wait; then check the log")
+        self._register_gauges()
+
+    def _register_gauges(self) -> None:
+        gauge, queue, forecast, journal = (
+            self._metrics.register_gauge,
+            self._queue,
+            self._forecast,
+            self._settings.journal,
+        )
+        gauge(
+            "bridge_journal_depth", "Deliveries that are not yet on Kafka, parked ones included.", lambda: queue.depth
+        )
+        gauge(
+            "bridge_journal_pending_bytes",
+            "Bytes of the deliveries that are not yet on Kafka.",
+            lambda: queue.size_bytes,
+        )
+        gauge(
+            "bridge_journal_oldest_pending_age_seconds",
+            "Age of the oldest delivery that is not yet on Kafka, parked ones included; 0 without one.",
+            self.oldest_pending_seconds,
+        )
+        if self._settings.ack == "journal":
+            gauge(
+                "bridge_journal_capacity_bytes",
+                "Most bytes of deliveries that the journal stores (journal.max_bytes).",
+                lambda: journal.max_bytes,
+            )
+            gauge("bridge_journal_free_bytes", "Bytes free on the journal's disk.", forecast.free_bytes)
+            gauge(
+                "bridge_journal_time_to_full_seconds",
+                "Time until the journal is full at the growth of the last minute; +Inf while it does not grow.",
+                forecast.time_to_full_seconds,
+            )
+        gauge(
+            "bridge_ready",
+            "Whether a delivery would be accepted now (1) or rejected with 503 (0).",
+            lambda: self.not_ready_reason() is None,
+        )
+        self._metrics.register_gauges(
+            Reading(
+                "bridge_parked_deliveries", "Deliveries parked on disk because their topic is blocked.", ("topic",)
+            ),
+            lambda: [((topic,), count) for topic, count in queue.parked.items()],
+        )
+        self._metrics.register_gauges(
+            Reading("bridge_component_state", "Condition of a component: 0 ok, 1 degraded, 2 failing.", ("component",)),
+            lambda: [
+                ((each.component,), {"ok": 0, "degraded": 1, "failing": 2}[each.state])
+                for each in self._health.conditions()
+            ],
+        )
+
+    async def sample_until_cancelled(self) -> None:
+        """Sample each second; an error is logged once and does not end the daemon."""
+        number, fault = 0, ""
+        while True:
+            try:
+                await self.sample(with_parked=number % PARKED_SAMPLES == 0)
+                fault = ""
+            except Exception as error:  # noqa: BLE001 - figures are not worth a delivery
+                if fault != (fault := repr(error)):
+                    _log.exception("status_sample_failed")
+            number += 1
+            await asyncio.sleep(SAMPLE_SECONDS)
+
+    async def sample(self, *, with_parked: bool = True) -> None:
+        """Add one sample of everything that changes over time, and evaluate the health checks."""
+        now = time.monotonic()
+        self._forecast.sample(now, self._queue.size_bytes)
+        self.history.sample(now, int(time.time() * 1000), self._metrics.totals(), self._queue.depth)
+        if with_parked:
+            await self._look_up_oldest_parked()
+        reported = {condition.component for condition in self._health.conditions()}
+        for topic, count in self._queue.parked.items():
+            if f"topic {topic}" not in reported:  # parked before the restart; the publisher is not connected yet
+                cause = f"{count} deliveries are parked for {topic}, which was blocked before the restart"
+                self._health.report(f"topic {topic}", "failing", cause, "gumlet-bridge topics check")
+
+    async def _look_up_oldest_parked(self) -> None:
+        oldest = [
+            parked[0].delivery.received_ms
+            for topic in list(self._queue.parked)
+            if (parked := await self._queue.read_parked(topic, 1))
+        ]
+        self._oldest_parked_ms = min(oldest, default=None)
+
+    def oldest_pending_seconds(self) -> float:
+        """Return the age of the oldest delivery that is not on Kafka, parked or not; 0 without one."""
+        parked_ms = self._oldest_parked_ms if self._queue.parked else None
+        received = [each for each in (self._queue.oldest_pending_ms, parked_ms) if each is not None]
+        return max(0.0, time.time() - min(received) / 1000) if received else 0.0
+
+    def not_ready_reason(self) -> DeliveryRejected | None:
+        """Return why a delivery would be rejected now, None when it would be accepted."""
+        if self._settings.ack == "kafka" and not self._sources.connected():
+            return KAFKA_UNREACHABLE
+        return self._queue.check_capacity(self._settings.max_body_bytes)
+
+    def _check_queue(self) -> Finding | None:
+        if (rejection := self._queue.check_capacity(self._settings.max_body_bytes)) is not None:
+            return _rejecting(rejection)
+        seconds = self._forecast.time_to_full_seconds()
+        if seconds < FULL_WARNING_SECONDS:
+            return Finding("degraded", f"the journal is full in {_span(seconds)}", NEXT_STEPS["journal_full"])
+        corruptions, lost = self._metrics.journal_faults()
+        if corruptions or lost:
+            cause = f"{corruptions:.0f} corrupted places since the start, {lost:.0f} acknowledged deliveries lost"
+            return Finding("degraded", cause, "check the disk; gumlet-bridge reconcile finds lost events")
+        return None
+
+    def _check_ingress(self) -> Finding | None:
+        if self._settings.ack == "kafka" and not self._sources.connected():
+            return _rejecting(KAFKA_UNREACHABLE)
+        for reason, count in self.history.rejections(RECENT_MINUTES).items():
+            if reason in NEXT_STEPS:
+                cause = f"{count} requests rejected in the last {RECENT_MINUTES} minutes: {reason}"
+                return Finding("degraded", cause, NEXT_STEPS[reason])
+        return None
+
+    def _check_tokens(self) -> Finding | None:
+        if self._sources.tokens is None:
+            return Finding("degraded", "authentication is disabled: anyone can send events", "set BRIDGE_TOKENS_FILE")
+        now, tokens = time.time(), self._sources.tokens()
+        valid = [token for token in tokens if token.is_valid(now)]
+        if not valid:
+            step = "add a token to BRIDGE_TOKENS_FILE and set it in Gumlet's dashboard; no restart is needed"
+            return Finding("failing", "no token is valid: every delivery gets 401", step)
+        if fault := self._sources.tokens_fault():
+            step = "fix the file; the tokens known so far stay valid until a restart"
+            return Finding("degraded", f"the tokens file cannot be read: {fault}", step)
+        for token in valid:
+            if token.expires is not None and token.expires - now < EXPIRY_WARNING_SECONDS:
+                cause = f"the token {token.name} expires in {_span(token.expires - now)}"
+                return Finding("degraded", cause, "add the next token to BRIDGE_TOKENS_FILE and set it at Gumlet")
+        return None
+
+    def _check_publisher(self) -> Finding | None:
+        age = self.oldest_pending_seconds()
+        if age < STALLED_SECONDS:
+            return None
+        pending = f"{self._queue.depth} deliveries are pending, the oldest for {_span(age)}"
+        if self.history.published_within(STALLED_SECONDS):
+            step = "wait while the depth shrinks; where it grows, add replicas or partitions"
+            return Finding("degraded", pending, step)
+        step = "see the conditions of kafka, registry and topics; then the log"
+        return Finding("failing", f"{pending}; nothing was published in the last minute", step)
+
+    def _check_drift(self) -> Finding | None:
+        if not (entries := self._sources.drift()):
+            return None
+        cause = f"deliveries had {len(entries)} types, fields or values that the schemas do not know"
+        return Finding("degraded", cause, "gumlet-bridge schemas drift; nothing is lost")
+
+    def drift(self) -> list[dict[str, Any]]:
+        """Return the schema drift since the start."""
+        return self._sources.drift()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document of /status."""
+        rejection = self.not_ready_reason()
+        to_full = self._forecast.time_to_full_seconds()
+        conditions = self._health.conditions()
+        corruptions, lost = self._metrics.journal_faults()
+        return {
+            "version": version("gumlet-kafka-bridge"),
+            "uptime_seconds": round(time.time() - self._started, 3),
+            "ready": rejection is None,
+            "not_ready_reason": None if rejection is None else rejection.reason,
+            "ack": self._settings.ack,
+            "state": conditions[0].state,
+            "health": [condition._asdict() for condition in conditions],
+            "kafka": {
+                "connected": self._sources.connected(),
+                "bootstrap_servers": self._settings.kafka.bootstrap_servers,
+            },
+            "registry": {"url": self._settings.registry.url, "wire_format": self._settings.registry.wire_format},
+            "journal": {
+                "deliveries": self._queue.depth,
+                "bytes": self._queue.size_bytes,
+                "max_bytes": self._settings.journal.max_bytes,
+                "oldest_age_seconds": round(self.oldest_pending_seconds(), 3),
+                "parked": self._queue.parked,
+                "time_to_full_seconds": None if math.isinf(to_full) else round(to_full),
+                "corruptions": int(corruptions),
+                "lost_deliveries": int(lost),
+            },
+            "tokens": None
+            if self._sources.tokens is None
+            else [token._asdict() | {"valid": token.is_valid(time.time())} for token in self._sources.tokens()],
+            "last_hour": {"rejections": self.history.rejections(), "dead_letters": self.history.dead_letters()},
+            "drift": len(self._sources.drift()),
+        }
+
+
+def _rejecting(rejection: DeliveryRejected) -> Finding:
+    return Finding(
+        "failing",
+        f"deliveries are rejected with 503: {rejection.reason}: {rejection}",
+        NEXT_STEPS.get(rejection.reason, "see the log"),
+    )
+
+
+def _span(seconds: float) -> str:
+    """Return a duration for people."""
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} seconds"

@@ -1,0 +1,107 @@
+"""Starts and closes aiokafka producers, within bounds of time and by public interfaces only.
+
+aiokafka's `stop()` waits until each batch is confirmed, which is forever when the broker is frozen (aiokafka #1101),
+and a producer that is only left alone goes on sending. A `KafkaProducer` therefore records every task that aiokafka
+starts for it, and cancels them all when it is closed: afterwards nothing is sent, and no task is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from aiokafka import AIOKafkaProducer
+
+from bridge.kafka.client import client_options
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterator
+
+    from bridge.config.sections import KafkaSettings
+
+BATCH_BYTES = 512 * 1024
+"""Size of a batch: half of what a topic accepts by default, so that headers and the batch's own fields always fit."""
+START_SECONDS = 30.0
+"""Time limit for connecting a producer."""
+STOP_SECONDS = 3.0
+"""Time limit for each step of closing a producer."""
+
+_owner: ContextVar[set[asyncio.Task[Any]] | None] = ContextVar("owner", default=None)
+
+
+class KafkaProducer:
+    """An idempotent aiokafka producer with `acks=all`, and the tasks that belong to it."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        """Prepare the producer, in a running event loop. Raises ConfigError when a certificate cannot be used."""
+        self.api = AIOKafkaProducer(
+            **client_options(settings),
+            enable_idempotence=True,
+            acks="all",
+            compression_type=None if settings.compression == "none" else settings.compression,
+            max_batch_size=BATCH_BYTES,
+            linger_ms=0,
+        )
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def start(self) -> None:
+        """Connect. Raises KafkaError, OSError or TimeoutError; the producer must be closed then too."""
+        with self._owning_new_tasks():
+            async with asyncio.timeout(START_SECONDS):
+                await self.api.start()
+
+    async def close(self, *, flush: bool = False) -> None:
+        """Close the producer; `flush`: every batch is confirmed, so that aiokafka may end by itself.
+
+        Takes at most four times STOP_SECONDS, and raises nothing but CancelledError.
+        """
+        if not flush:
+            await self._cancel_tasks()
+        with self._owning_new_tasks(), contextlib.suppress(Exception):
+            async with asyncio.timeout(STOP_SECONDS):
+                await self.api.stop()
+        await self._cancel_tasks()
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(STOP_SECONDS):
+                await self.api.client.close()
+
+    @contextlib.contextmanager
+    def _owning_new_tasks(self) -> Iterator[None]:
+        """Record the tasks that are started in the block, and those that these start, until they are done."""
+        _install_task_factory(asyncio.get_running_loop())
+        token = _owner.set(self._tasks)
+        try:
+            yield
+        finally:
+            _owner.reset(token)
+
+    async def _cancel_tasks(self) -> None:
+        # A cancelled task may start another one while it ends, so once more.
+        for _ in range(2):
+            for task in list(self._tasks):
+                task.cancel()
+            if self._tasks:
+                await asyncio.wait(set(self._tasks), timeout=STOP_SECONDS / 2)
+
+
+def _install_task_factory(loop: asyncio.AbstractEventLoop) -> None:
+    """Let `loop` record each new task with the owner that is set in its context."""
+    previous = loop.get_task_factory()
+    if getattr(previous, "records_owner", False):
+        return
+
+    def create_task(
+        loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], **options: Any
+    ) -> asyncio.Task[Any]:
+        task: asyncio.Task[Any]
+        task = previous(loop, coroutine, **options) if previous else asyncio.Task(coroutine, loop=loop, **options)  # type: ignore[assignment]
+        tasks = _owner.get()
+        if tasks is not None:
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+        return task
+
+    create_task.records_owner = True  # type: ignore[attr-defined]
+    loop.set_task_factory(create_task)  # type: ignore[arg-type]

@@ -1,0 +1,316 @@
+"""An append-only log of deliveries in one directory: segments of frames, each frame checksummed and synced.
+
+Public interface (all of it blocks; one thread calls everything but `reader()`'s object, which has its own files):
+
+    log = Log(directory, quarantine, report, files=Files(), segment_bytes=..., label="")     # opens; see below
+    group = log.append(deliveries)        # durable when it returns; OSError: nothing of it may be acknowledged
+    log.settle(State(upto, total, oldest_ms))   # in memory, from any thread: carried by the next frame
+    log.checkpoint()                      # write and sync a frame without deliveries, if there is anything to record
+    reader = log.reader(after)            # LogReader: reader.read(upto=log.last) -> groups
+    log.last, log.total, log.state        # last sequence number, running total of bytes, State(settled, ...)
+    log.abandoned                         # segments given up after a failed write or sync
+    log.close()
+
+Opening reads the segments, reports and quarantines damage, and never writes to an existing segment: the first frame
+of each process begins a new one. `report` gets a `log_reader.Damage` for all damage that the log or its readers find,
+after its bytes were copied to `quarantine/<label><segment>@<offset>`.
+
+Invariants:
+1. When `append` returns, its frame and everything needed to find it are synced.
+2. A failed write or sync is not repeated on the same file. The segment is abandoned, and the next frame begins a new
+   one with the same sequence number, which by the rule of reading ends the abandoned segment before that number.
+3. A segment gets its name only when its preamble and first frame are synced; the frame after that only when its name
+   is synced. A segment's space is reserved when it is created, so that a full disk does not fail a commit inside it.
+4. Sequence numbers never restart: the last segment is never deleted, others once a synced frame says that everything
+   in them is settled. Bytes that the disk could not read are moved to quarantine with their segment, not deleted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from bridge.event import Delivery
+from bridge.queue.files import Files
+from bridge.queue.frame import (
+    HEADER_BYTES,
+    PREAMBLE_BYTES,
+    Frame,
+    State,
+    claimed_deliveries,
+    encode_deliveries,
+    encode_frame,
+    encode_preamble,
+)
+from bridge.queue.interface import Group
+from bridge.queue.log_reader import CHUNK_BYTES, Damage, LogReader, Segment, is_genuine, segment_paths
+
+SEGMENT_BYTES = 64 * 1024 * 1024
+MIN_SEGMENT_BYTES = 64 * 1024
+RESERVED_BYTES = 64 * HEADER_BYTES
+"""Space in each segment for frames without deliveries: on a full disk, settling still works and frees segments."""
+NEW_NAME = "new"
+"""Name of a segment until its first frame is synced."""
+_OWN_FAULTS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+"""Errors that say nothing about the file that could not be opened."""
+
+
+class Log:
+    """One log. `report` may be called from the thread of a reader too."""
+
+    def __init__(  # noqa: PLR0913 - names and limits of one log
+        self,
+        directory: Path,
+        quarantine: Path,
+        report: Callable[[Damage], None],
+        *,
+        files: Files | None = None,
+        segment_bytes: int = SEGMENT_BYTES,
+        label: str = "",
+    ) -> None:
+        """Open the log, creating the directory. Raises OSError, or UnsupportedJournalVersion."""
+        self.last = self.total = self.abandoned = 0
+        self.state = State()
+        self._directory = directory
+        self._quarantine = quarantine
+        self._report = report
+        self._files = files or Files()
+        self._segment_bytes = segment_bytes
+        self._label = label
+        self._segments: list[int] = []
+        self._kept: set[int] = set()
+        self._descriptor: int | None = None
+        self._size = self._offset = 0
+        self._recorded = self.state
+        self._oldest_ms = 0
+        self._confirmed = True
+        self._unused: tuple[Path, int] | None = None
+        self._files.mkdir(directory)
+        self._recover()
+
+    def reader(self, after: int) -> LogReader:
+        """Return a reader of the deliveries behind a sequence number; its damage is quarantined and reported."""
+        return LogReader(self._directory, self._on_damage, after=after, files=self._files)
+
+    def close(self) -> None:
+        """Close the segment. What is not recorded yet is read again after the next open."""
+        if self._descriptor is not None:
+            self._files.close(self._descriptor)
+            self._descriptor = None
+
+    # Appending.
+
+    def append(self, deliveries: Sequence[Delivery]) -> Group:
+        """Write deliveries as one frame and sync it. Raises OSError: they must not be acknowledged."""
+        payload = encode_deliveries(deliveries)
+        size = HEADER_BYTES + len(payload)
+        received_ms = deliveries[0].received_ms
+        first, last, total = self.last + 1, self.last + len(deliveries), self.total + size
+        self._write(len(deliveries), total, received_ms, payload)
+        self.last, self.total = last, total
+        return Group(first, last, received_ms, size, total, list(deliveries))
+
+    def settle(self, state: State) -> None:
+        """Note up to where everything is on Kafka; the next frame records it."""
+        self.state = state
+
+    def checkpoint(self) -> None:
+        """Record the state in a frame without deliveries, if it is not recorded yet.
+
+        That frame also confirms the deliveries before it: without it, damage to the last frame could not be told from
+        a write that a power cut interrupted, and the number of lost deliveries would not be known.
+        """
+        if self._recorded != self.state or not self._confirmed:
+            self._write(0, self.total, 0, b"")
+
+    def _write(self, count: int, total: int, received_ms: int, payload: bytes) -> None:
+        state = self.state
+        if count and state.settled >= self.last:
+            oldest_ms = received_ms
+        else:
+            oldest_ms = (state != self._recorded and state.oldest_ms) or self._oldest_ms
+        recorded = state._replace(oldest_ms=oldest_ms)
+        size = HEADER_BYTES + len(payload)
+        if self._descriptor is None or self._offset + size + (RESERVED_BYTES if count else 0) > self._size:
+            self._begin_segment(size, recorded)
+        assert self._descriptor is not None  # noqa: S101 - just opened
+        segment = self._segments[-1]
+        frame = encode_frame(segment, self._offset, count, self.last + 1, total, received_ms, recorded, payload)
+        try:
+            self._files.pwrite(self._descriptor, frame, self._offset)
+            self._files.fsync(self._descriptor)
+        except OSError:
+            self.abandoned += 1
+            self.close()
+            raise
+        self._offset += size
+        self._recorded, self._oldest_ms, self._confirmed = state, oldest_ms, not count
+        self._delete_settled(state.settled)
+
+    def _begin_segment(self, needed: int, state: State) -> None:
+        """Create the segment for the next sequence number.
+
+        Raises OSError: the one before stays in use, unless the new one has its name already. Then the one before is
+        abandoned: by the rule of reading, it ends before the new one's number.
+        """
+        first = self.last + 1
+        new, path = self._directory / NEW_NAME, self._path(first)
+        limit = max(MIN_SEGMENT_BYTES, min(self._segment_bytes, self._files.free_bytes(self._directory) // 8))
+        size = max(limit, PREAMBLE_BYTES + HEADER_BYTES + needed + RESERVED_BYTES)
+        head = encode_frame(first, PREAMBLE_BYTES, 0, first, self.total, 0, state, b"")
+        descriptor = self._files.create(new)
+        try:
+            self._files.fallocate(descriptor, size)
+            self._files.pwrite(descriptor, encode_preamble(first, size) + head, 0)
+            self._files.fsync(descriptor)
+            if first in self._kept:
+                self._move_to_quarantine(path)
+            self._files.rename(new, path)
+            self._files.fsync_directory(self._directory)
+        except OSError:
+            self._files.close(descriptor)
+            with contextlib.suppress(OSError):
+                self._files.unlink(new)
+            if path.name in self._files.entries(self._directory):
+                self.abandoned += 1
+                self.close()
+            raise
+        self.close()
+        self._descriptor, self._size, self._offset = descriptor, size, PREAMBLE_BYTES + HEADER_BYTES
+        if first not in self._segments[-1:]:
+            self._segments.append(first)
+        self._release_unused()
+
+    def _release_unused(self) -> None:
+        """Free the reserved space of the segment that was the last when the log was opened."""
+        if self._unused is not None and self._unused[0] != self._path(self._segments[-1]):
+            with contextlib.suppress(OSError):
+                self._files.truncate(*self._unused)
+        self._unused = None
+
+    def _delete_settled(self, settled: int) -> None:
+        while len(self._segments) > 1 and self._segments[1] - 1 <= settled:
+            path = self._path(self._segments[0])
+            try:
+                if self._segments[0] in self._kept:
+                    self._move_to_quarantine(path)
+                else:
+                    self._files.unlink(path)
+            except FileNotFoundError:
+                pass
+            except OSError:
+                return
+            del self._segments[0]
+
+    def _path(self, first: int) -> Path:
+        return self._directory / f"{first:020}.log"
+
+    # Opening.
+
+    def _recover(self) -> None:
+        """Find the last state and the segments; quarantine what is not a segment, report what is damaged."""
+        for path in segment_paths(self._files, self._directory):
+            try:
+                with contextlib.closing(Segment(self._files, path)) as segment:
+                    if genuine := is_genuine(segment):
+                        self._segments.append(segment.first)
+                        if segment.unreadable:
+                            self._kept.add(segment.first)
+                    detail = "the file is not a segment of this log"
+            except OSError as error:
+                if error.errno in _OWN_FAULTS:
+                    raise
+                genuine, detail = False, f"the file cannot be read: {error.strerror}"
+            if not genuine:
+                self._move_to_quarantine(path, detail)
+        limit = 2**63
+        for first in reversed(self._segments):
+            if self._scan(first, limit, is_last=first == self._segments[-1]):
+                break
+            limit = first - 1
+        if self._segments:
+            self.last = max(self.last, self._segments[-1] - 1)
+        self._recorded, self._oldest_ms = self.state, self.state.oldest_ms
+
+    def _scan(self, first: int, limit: int, *, is_last: bool) -> bool:
+        """Take the log's state from a segment's last valid frame up to `limit`; return whether there is one."""
+        last: Frame | None = None
+        ranges: list[tuple[int, int]] = []
+        with contextlib.closing(Segment(self._files, self._path(first))) as segment:
+            if segment.preamble is None:
+                ranges.append((0, PREAMBLE_BYTES))
+            for item in segment.walk():
+                if not isinstance(item, Frame):
+                    ranges.append(item)
+                elif item.first <= limit:
+                    last = item._replace(payload=b"")
+            if last is not None:
+                self.last, self.total, self.state = last.last, last.total, last.state
+                self._confirmed = not last.deliveries
+            if is_last:
+                segment.sync()
+                if last is not None and not ranges and not segment.unreadable:
+                    self._unused = segment.path, last.end
+                self._report_last(segment, ranges, 0 if last is None else last.end)
+        return last is not None
+
+    def _report_last(self, segment: Segment, ranges: list[tuple[int, int]], end: int) -> None:
+        """Report the damage in the last segment; what it cost before its last valid frame, the reader finds out."""
+        for begin, stop in ranges:
+            detail = "these bytes are not a valid frame: damaged, or of a write that was interrupted"
+            if begin >= end and (claimed := claimed_deliveries(segment.read(begin, HEADER_BYTES), self.last + 1)):
+                detail += f"; if that write was acknowledged, {claimed} deliveries are lost"
+            self._on_damage(Damage(segment.path, begin, stop - begin, self.last + 1, 0, detail))
+        if segment.unreadable:
+            self._kept.add(segment.first)
+        if segment.preamble is not None and segment.size < segment.preamble.size:
+            detail = (
+                f"{segment.preamble.size - segment.size} bytes of the file are cut off, with the deliveries in them"
+            )
+            self._report(Damage(segment.path, segment.size, 0, self.last + 1, 0, detail))
+
+    # Damage.
+
+    def _on_damage(self, damage: Damage) -> None:
+        """Copy the damaged bytes to quarantine and report them; without a loss, the same bytes only once."""
+        target = self._quarantine / f"{self._label}{damage.path.stem}@{damage.offset}"
+        if damage.length and target.exists():
+            if not damage.lost:
+                return
+            damage = damage._replace(copy=target, length=0)
+        elif damage.length:
+            try:
+                self._copy(damage, target)
+                damage = damage._replace(copy=target)
+            except OSError:
+                self._kept.add(int(damage.path.stem))
+        self._report(damage)
+
+    def _copy(self, damage: Damage, target: Path) -> None:
+        self._files.mkdir(self._quarantine)
+        part = target.with_name(f"{target.name}.part")
+        with contextlib.closing(Segment(self._files, damage.path)) as segment:
+            descriptor = self._files.create(part)
+            try:
+                for at in range(0, damage.length, CHUNK_BYTES):
+                    size = min(CHUNK_BYTES, damage.length - at)
+                    self._files.pwrite(descriptor, bytes(segment.read(damage.offset + at, size)), at)
+                self._files.fsync(descriptor)
+            finally:
+                self._files.close(descriptor)
+        self._files.rename(part, target)
+
+    def _move_to_quarantine(self, path: Path, detail: str = "") -> None:
+        self._files.mkdir(self._quarantine)
+        target = self._quarantine / f"{self._label}{path.name}"
+        while target.exists():
+            target = target.with_name(f"{target.name}+")
+        size = 0
+        with contextlib.suppress(OSError):
+            size = path.lstat().st_size
+        with contextlib.suppress(OSError):
+            self._files.rename(path, target)
+        if detail:
+            self._report(Damage(path, 0, size, 0, 0, detail, target))
