@@ -1,5 +1,5 @@
 #!/bin/sh
-# Made by `make deploy-files`; do not edit.
+# Made by `make generate-deploy`; do not edit.
 # Grants the users their rights on the contract's topics, with an administrator's properties file. Usage:
 #   BOOTSTRAP=kafka:9092 COMMAND_CONFIG=admin.properties sh kafka-acls.sh
 set -eu
