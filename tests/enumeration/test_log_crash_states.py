@@ -28,7 +28,7 @@ from bridge.queue.files import Files
 from bridge.queue.frame import State as Settled
 from bridge.queue.log import Log
 from bridge.queue.log_reader import Damage
-from tests.unit.queue.power_cut import Disk, Operation, RecordingFiles, State, read_state, write_state
+from tests.enumeration.power_cut import Disk, Operation, RecordingFiles, State, read_state, write_state
 
 SEGMENT_BYTES = 8 * 1024
 MAIN, PARKED = "log", "parked"
