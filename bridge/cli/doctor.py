@@ -23,6 +23,7 @@ from bridge.kafka.client import client_options
 from bridge.kafka.connection import kafka_client
 from bridge.kafka.schema_registry import registry, subject_name
 from bridge.kafka.topics import diff_topics
+from bridge.operations.daemon_status import fetch_status
 from bridge.operations.gumlet_api import GumletApi, Webhook, gumlet_api
 from bridge.operations.journal_reader import viewing
 from bridge.operations.topic_reader import open_reader
@@ -85,6 +86,7 @@ async def _run_checks(config_file: Path | None, url: str | None) -> list[Finding
     except BridgeError as error:
         return [*findings, _failed("schemas", error, "install the bridge again, or mend the file")]
     findings.append(Finding("schemas", "ok", f"{len(contract.topics)} topics"))
+    findings += _daemon(settings)
     findings.append(_journal(settings))
     findings += await _kafka(settings, contract)
     findings += await _registry(settings, contract)
@@ -95,6 +97,26 @@ async def _run_checks(config_file: Path | None, url: str | None) -> list[Finding
 def _failed(check: str, error: Exception, fix: str) -> Finding:
     detail, _, told = str(error).partition(" Fix: ")
     return Finding(check, "failed", detail or type(error).__name__, told or fix)
+
+
+def _daemon(settings: Settings) -> list[Finding]:
+    """Report the conditions of a running daemon, as its page and /status do."""
+    try:
+        status = fetch_status(settings)
+    except BridgeError as error:
+        return [_failed("daemon", error, "")._replace(result="not checked")]
+    failures = [f"{count} {reason}" for counts in status["last_hour"].values() for reason, count in counts.items()]
+    detail = f"running; rejected or dead-lettered in the last hour: {', '.join(failures) or 'nothing'}"
+    return [Finding("daemon", "ok", detail)] + [
+        Finding(
+            f"daemon: {problem['component']}",
+            "failed" if problem["state"] == "failing" else "warning",
+            problem["cause"],
+            problem["next_step"],
+        )
+        for problem in status["health"]
+        if problem["state"] != "ok"
+    ]
 
 
 def _journal(settings: Settings) -> Finding:

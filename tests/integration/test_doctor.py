@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 from typing import TYPE_CHECKING
 
 from bridge.config.sections import KafkaSettings
 from bridge.devtools.simulated_assets import WORKSPACES
 from tests.support.cli import Ran, bridge, make_topics
-from tests.support.daemon import TOKEN
+from tests.support.daemon import BRIDGE, TOKEN, Daemon, environment, wait_for
 from tests.support.mock_gumlet import gumlet
 
 if TYPE_CHECKING:
@@ -76,3 +78,31 @@ async def test_nothing_is_right(tmp_path: Path) -> None:
     assert all(line["fix"] for line in ran.lines if line["result"] != "ok")
     tokenless = await bridge("doctor")
     assert results(tokenless) == {"configuration": "failed"}
+
+
+def test_doctor_reports_the_conditions_of_the_running_daemon(tmp_path: Path) -> None:
+    """Cause and next step are the same words as in /status; without a daemon the check says that it could not run."""
+    with Daemon(tmp_path, "127.0.0.1:9") as daemon:
+        wait_for(lambda: daemon.status()["state"] == "failing", what="the failing state")
+        daemon.post(b"{}", token="wrong")
+        wait_for(lambda: daemon.status()["last_hour"]["rejections"] == {"invalid_token": 1}, what="the sample")
+        rows = daemon_rows(daemon)
+        (kafka,) = (each for each in daemon.status()["health"] if each["component"] == "kafka")
+        assert rows["daemon: kafka"] == ("failed", kafka["cause"], kafka["next_step"])
+        assert "1 invalid_token" in rows["daemon"][1]
+        daemon.stop()
+        assert daemon_rows(daemon)["daemon"][0] == "not checked"
+
+
+def daemon_rows(daemon: Daemon) -> dict[str, tuple[str, str, str]]:
+    """Return result, detail and fix of the doctor's checks of a daemon, by check."""
+    done = subprocess.run(
+        [*BRIDGE, "doctor", "--json"],
+        cwd=daemon.directory,
+        env=environment(**daemon.settings),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    return {row["check"]: (row["result"], row["detail"], row["fix"]) for row in rows if "daemon" in row["check"]}
