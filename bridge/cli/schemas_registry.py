@@ -63,7 +63,7 @@ def register(
     show_rows(rows, COLUMNS, as_json=as_json)
     if refused := [row["subject"] for row in rows if row["state"] == "refused"]:
         raise BridgeError(
-            f"{len(refused)} of {len(rows)} schemas were rejected. Fix: see the details and `gumlet-bridge schemas check`."
+            f"{len(refused)} of {len(rows)} schemas rejected. Fix: see the details and `gumlet-bridge schemas check`."
             " Undo an incompatible change, or raise x-topic.version, which makes a new topic and subject."
         )
 
