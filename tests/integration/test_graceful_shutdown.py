@@ -1,4 +1,4 @@
-"""A scale-down in miniature: two replicas on one port, one is told to go while deliveries come in."""
+"""Graceful shutdown: of one of two replicas on one port under load, and of connections not yet accepted."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def deliveries(daemon: Daemon) -> float:
     return daemon.metric('bridge_http_requests_total{source="default",status="200"}')
 
 
-async def test_one_of_two_leaves_under_load(broker: Broker, tmp_path: Path, prefix: str) -> None:
-    """None is lost, no connection is reset, nobody is refused: the one that leaves drains, the other takes over."""
+async def test_one_of_two_replicas_stops_under_load(broker: Broker, tmp_path: Path, prefix: str) -> None:
+    """No event is lost, no connection reset, no request rejected: one replica drains, the other serves."""
     settings: dict[str, object] = {"reuse_port": True}
     homes = [tmp_path / "first", tmp_path / "second"]
     for home in homes:
@@ -45,7 +45,9 @@ async def test_one_of_two_leaves_under_load(broker: Broker, tmp_path: Path, pref
             assert verdict.acknowledged == verdict.published == 12000
 
 
-def test_a_connection_that_waits_to_be_accepted_is_served(embedded_broker: Broker, tmp_path: Path, prefix: str) -> None:
+def test_connection_in_the_accept_queue_is_served_during_shutdown(
+    embedded_broker: Broker, tmp_path: Path, prefix: str
+) -> None:
     """Connections made just before the stop, their requests sent just after, all get their 200 and a close."""
     body = b'{"type": "video.status.created", "asset_id": "a"}'
     head = (
