@@ -88,7 +88,7 @@ async def test_backlog_drains_in_bounded_memory(chaos: Chaos) -> None:
     if prlimit is None:
         pytest.skip("no prlimit to bound the process's memory with")
     count, requests = chaos.scaled(10_000, 1_000_000), chaos.scaled(500, 5000)
-    owed = fill(chaos.directory / "journal", chaos.moments.randrange(2**31), count)
+    owed = fill(chaos.directory / "journal", chaos.random.randrange(2**31), count)
     chaos.sent_ids |= {each["id"] for each in owed}
     with chaos.bridge(wrapper=[prlimit, f"--data={MEMORY_MIB * 1024 * 1024}"]) as daemon:
         beside = chaos.load(daemon, requests).finish()
@@ -99,5 +99,5 @@ async def test_backlog_drains_in_bounded_memory(chaos: Chaos) -> None:
         note = (
             f"backlog of {count}, {peak:.0f} MiB at most of {MEMORY_MIB}; beside it (then {left} left) {told(beside)}, "
         )
-        await chaos.verdict(daemon, note=f"{note}alone {told(alone)}", backlog=owed)
+        await chaos.verify(daemon, note=f"{note}alone {told(alone)}", backlog=owed)
         assert peak < MEMORY_MIB

@@ -19,6 +19,6 @@ async def test_clock_jumps(chaos: Chaos, faults: Path, jump: str) -> None:
     with chaos.bridge(wrapper=["env", f"LD_PRELOAD={faults}", f"CLOCK_OFFSET={said}"]) as daemon:
         chaos.load(daemon, chaos.scaled(500, 3000), rate=500)
         for offset in (jump, "+0"):
-            chaos.past(daemon, 100)
+            chaos.wait_for_acknowledged(daemon, 100)
             said.write_text(f"{offset}\n")
-        await chaos.verdict(daemon)
+        await chaos.verify(daemon)

@@ -89,7 +89,7 @@ async def test_journal_damaged(chaos: Chaos, damage: Callable[[Path], None]) -> 
         chaos.load(daemon, 200).finish()
         wait_for(lambda: daemon.logged("journal_corrupted") or daemon.drained(), what="the damage told")
         aside = [path for path in journal.parent.glob("*.damaged-*") if not path.name.endswith(("-wal", "-shm"))]
-        forgiven, note = 0, "unnoticed"
+        allowed_losses, note = 0, "unnoticed"
         if aside:
             wait_for(daemon.drained, 60)
             assert daemon.metric("bridge_journal_corruptions_total") == 1
@@ -101,8 +101,8 @@ async def test_journal_damaged(chaos: Chaos, damage: Callable[[Path], None]) -> 
             daemon.start()
             # Each delivery of the load that is neither readable nor published is one that the damage took: the line
             # says how many, and the promise is asserted for all the others.
-            forgiven, note = len(load.acknowledged()) - back, f"{back} salvaged, {unreadable} rows unreadable"
-        await chaos.verdict(daemon, forgiven=forgiven, note=note)
+            allowed_losses, note = len(load.acknowledged()) - back, f"{back} salvaged, {unreadable} rows unreadable"
+        await chaos.verify(daemon, allowed_losses=allowed_losses, note=note)
         assert aside
 
 
@@ -122,7 +122,7 @@ async def test_journal_lost_its_log(chaos: Chaos) -> None:
         assert journal.stat().st_size >= kept_rows
         daemon.settings["kafka_bootstrap_servers"] = chaos.bootstrap_servers
         daemon.start()
-        await chaos.verdict(daemon, forgiven=100, note="the log held 100")
+        await chaos.verify(daemon, allowed_losses=100, note="the log held 100")
         assert load.acknowledged()
         assert [line["missing"] for line in daemon.logged("journal_deliveries_lost")] == [100]
 
@@ -140,17 +140,17 @@ async def test_journal_log_damaged(chaos: Chaos) -> None:
         daemon.start()
         chaos.load(daemon, 200).finish()
         wait_for(daemon.drained, 60)
-        forgiven, note = 0, "unnoticed"
+        allowed_losses, note = 0, "unnoticed"
         if told := daemon.logged("journal_deliveries_lost"):
             assert daemon.metric("bridge_journal_lost_deliveries_total") == told[0]["missing"]
             assert daemon.stop() == 0
             back, unreadable = salvage(daemon, [Path(told[0]["copy"])])
             daemon.start()
-            forgiven = len(load.acknowledged()) - back
+            allowed_losses = len(load.acknowledged()) - back
             note = f"{told[0]['missing']} missing, {back} salvaged, {unreadable} rows unreadable"
-        await chaos.verdict(daemon, forgiven=forgiven, note=note)
+        await chaos.verify(daemon, allowed_losses=allowed_losses, note=note)
         assert told
-        assert forgiven < len(load.acknowledged()) / 10
+        assert allowed_losses < len(load.acknowledged()) / 10
 
 
 async def test_kafka_is_not_needed_to_start_on_a_damaged_file(chaos: Chaos, victim: ApacheKafka) -> None:
@@ -163,4 +163,4 @@ async def test_kafka_is_not_needed_to_start_on_a_damaged_file(chaos: Chaos, vict
         chaos.load(daemon, 100).finish()
         assert daemon.logged("journal_corrupted")
         victim.thaw()
-        await chaos.verdict(daemon)
+        await chaos.verify(daemon)

@@ -62,13 +62,13 @@ async def test_disk_fails(chaos: Chaos, faults: Path, fault: str) -> None:
         chaos.load(daemon, chaos.scaled(500, 3000), rate=500)
         wrongly = 0
         for _ in range(chaos.scaled(1, 2)):
-            chaos.past(daemon, 200)
+            chaos.wait_for_acknowledged(daemon, 200)
             said.write_text(fault)
             wrongly += no_longer_acknowledged(chaos, daemon)
             daemon.kill()
             said.unlink()
             daemon.start()
-        await chaos.verdict(daemon)
+        await chaos.verify(daemon)
         assert not wrongly, f"{wrongly} acknowledged while the disk failed"
 
 
@@ -89,14 +89,14 @@ async def test_disk_full_and_freed(chaos: Chaos, small_disk: Path) -> None:
     with chaos.bridge(journal_dir=small_disk / "journal") as daemon:
         chaos.load(daemon, chaos.scaled(600, 3000), rate=500)
         for _ in range(chaos.scaled(1, 3)):
-            chaos.past(daemon, 200)
+            chaos.wait_for_acknowledged(daemon, 200)
             subprocess.run(
                 ["dd", "if=/dev/zero", f"of={small_disk / 'filler'}", "bs=4096"], stderr=subprocess.DEVNULL, check=False
             )
             # A log that already has its size is written over: only one that must grow meets the full disk.
             time.sleep(1.5)
             (small_disk / "filler").unlink()
-        await chaos.verdict(daemon, note=f"{refusals(daemon, 'journal_unavailable'):.0f} refused")
+        await chaos.verify(daemon, note=f"{refusals(daemon, 'journal_unavailable'):.0f} refused")
 
 
 async def test_journal_at_its_bound(chaos: Chaos, proxy: Proxy) -> None:
@@ -108,5 +108,5 @@ async def test_journal_at_its_bound(chaos: Chaos, proxy: Proxy) -> None:
         wait_for(lambda: refusals(daemon, "journal_full") or load.process.poll() is not None, 30, "a full journal")
         held = daemon.status()["journal"]["bytes"]
         proxy.mode = "pass"
-        await chaos.verdict(daemon, note=f"{refusals(daemon, 'journal_full'):.0f} refused")
+        await chaos.verify(daemon, note=f"{refusals(daemon, 'journal_full'):.0f} refused")
         assert held <= bound
