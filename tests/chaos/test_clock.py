@@ -13,7 +13,7 @@ from tests.chaos.framework import Chaos
 async def test_clock_jumps(chaos: Chaos, faults: Path, jump: str) -> None:
     """An hour forward or back and again right: acknowledged all along, published, in order.
 
-    Kafka refuses what is more than an hour ahead of its own clock: such events wait until their time has come.
+    Kafka rejects records more than an hour ahead of its own clock: such events stay pending until Kafka accepts them.
     """
     said = chaos.directory / "clock"
     with chaos.bridge(wrapper=["env", f"LD_PRELOAD={faults}", f"CLOCK_OFFSET={said}"]) as daemon:

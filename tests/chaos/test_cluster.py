@@ -47,7 +47,7 @@ def cluster(kafka_libraries: Path, tmp_path: Path) -> Iterator[list[ApacheKafka]
 
 
 async def test_cluster_loses_a_leader_then_its_quorum(chaos: Chaos, cluster: list[ApacheKafka]) -> None:
-    """With one node of three gone events flow; with two gone they wait; healed, all are there."""
+    """Events are published with one of three nodes down and pending with two down; all arrive after the restart."""
     chaos.bootstrap_servers = ",".join(node.bootstrap_servers for node in cluster)
     with chaos.bridge(topics_replication_factor=3) as daemon:
         chaos.load(daemon, chaos.scaled(1500, 6000), rate=chaos.scaled(300, 200))

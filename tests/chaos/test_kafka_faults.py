@@ -46,7 +46,7 @@ async def test_kafka_restarted_in_order(chaos: Chaos, victim: ApacheKafka) -> No
 
 
 async def test_kafka_frozen(chaos: Chaos, victim: ApacheKafka) -> None:
-    """A Kafka whose connections are open and silent, beyond the producer's patience, delays and loses nothing."""
+    """A Kafka that stays silent for longer than the producer's timeout delays events and loses none."""
     with chaos.bridge(kafka_delivery_timeout_seconds=2) as daemon:
         chaos.load(daemon, chaos.scaled(1000, 5000), rate=chaos.scaled(500, 300))
         chaos.wait_for_acknowledged(daemon, 300)
@@ -85,7 +85,7 @@ async def test_topic_deleted_and_restored(chaos: Chaos) -> None:
             chaos.load(daemon, chaos.scaled(1500, 3000), rate=500)
             chaos.wait_for_acknowledged(
                 daemon, 300
-            )  # the topic comes back in the middle of assets' lives: their order is at stake
+            )  # the topic returns between the events of an asset: their order could change
             await admin.create_topics([NewTopic(missing, 3, 1)])
         finally:
             await admin.close()

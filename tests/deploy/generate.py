@@ -1,8 +1,8 @@
-"""Writes those files of deploy/ that are made from others: `make generate-deploy`. `make check` tells when one is stale.
+"""Writes the generated files of deploy/: `make generate-deploy`. `make check-deploy` fails when one is out of date.
 
 * METRICS.md from what a running daemon exposes.
 * The monitoring component's PrometheusRule from prometheus/rules.yaml.
-* SIZING.md from the measures in sizing.json, those of bytes measured anew.
+* SIZING.md from the measures in sizing.json, with byte sizes measured again.
 """
 
 from __future__ import annotations
@@ -78,9 +78,9 @@ def metrics_page(families: dict[str, Metric]) -> str:
     for name, family in sorted(families.items()):
         if name.startswith("bridge_") and not name.endswith("_created"):
             queried = f"{name}_total" if family.type == "counter" else name
-            told = ", ".join(f"`{label}`" for label in labels[name])
-            lines.append(f"| `{queried}` | {family.type} | {told} | {family.documentation} |")
-    lines += ["", "Beside these, the usual ones of a Python process: `process_…`, `python_…`.", ""]
+            label_list = ", ".join(f"`{label}`" for label in labels[name])
+            lines.append(f"| `{queried}` | {family.type} | {label_list} | {family.documentation} |")
+    lines += ["", "In addition, the standard metrics of a Python process: `process_…`, `python_…`.", ""]
     return "\n".join(lines)
 
 

@@ -179,7 +179,7 @@ def test_page_may_load_nothing_from_elsewhere(daemon: Daemon) -> None:
 
 
 def test_only_so_many_pages_are_fed(daemon: Daemon) -> None:
-    """Somebody who opens pages without end gets 503, and the daemon stops at once in spite of those that are open."""
+    """A client that opens too many pages gets 503, and the daemon stops immediately although pages are open."""
     connections = [HTTPConnection(urlsplit(daemon.admin).netloc, timeout=30) for _ in range(21)]
     answers = []
     for connection in connections:

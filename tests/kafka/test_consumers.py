@@ -1,4 +1,4 @@
-"""The consumers of `schemas/consumers/`, as they are, on Apache Kafka: each event once, whatever comes again."""
+"""The consumers of `schemas/consumers/`, as they are, on Apache Kafka: each event takes effect once, also when it is read again."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ async def test_a_consumer_handles_each_event_once(
     tmp_path: Path,
     command: Callable[[Broker, Path, list[str]], list[str | Path]],
 ) -> None:
-    """Repeats have no effect, tombstones, wire formats and unknown properties do no harm; a restart goes on."""
+    """Duplicates have no effect; tombstones, wire formats and unknown properties are tolerated; a restart continues."""
     topics = await make_topics(apache_kafka, prefix)
     first = made(normalizer, "ready", "a1", new_field={"x": 1})
     second = made(normalizer, "ready", "a1", progress=100)

@@ -150,7 +150,7 @@ class Daemon:
         return dict(json.loads(request(self.admin, "GET", "/status").body))
 
     def metric(self, sample: str) -> float:
-        """Return the value of a sample, named with its labels as in the text format; 0 when there is none."""
+        """Return the value of a sample, named with its labels as in the text format, or 0."""
         for line in request(self.admin, "GET", "/metrics").body.splitlines():
             if line.startswith(f"{sample} "):
                 return float(line.rpartition(" ")[2])

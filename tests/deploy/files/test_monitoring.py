@@ -49,7 +49,7 @@ def rules() -> list[dict[str, Any]]:
 
 
 def test_rules_name_only_metrics_that_exist(families: dict[str, Metric]) -> None:
-    """An alert on a metric that was renamed would be silent for ever."""
+    """An alert on a renamed metric would never fire."""
     known = generate.sample_names(families)
     assert {rule["alert"]: missing for rule in rules() if (missing := names_in(rule["expr"]) - known)} == {}
 

@@ -64,7 +64,7 @@ def additional(**fields: Any) -> dict[str, Any]:
     ids=lambda path: str(path.relative_to(EXAMPLES)).removesuffix(".in.json"),
 )
 def test_each_example_becomes_exactly_what_its_file_says(path: Path) -> None:
-    """A body becomes a record of its folder's topic with the value beside it, or from `invalid/` a dead letter."""
+    """A body becomes a record of its folder's topic with the value next to it, or from `invalid/` a dead letter."""
     body = path.read_bytes()
     expected = orjson.loads(path.with_name(path.name.replace(".in.", ".out.")).read_bytes())
     made = NORMALIZER.event(delivery(body))
@@ -127,7 +127,7 @@ def test_tags_are_always_a_list_of_strings(delivered: Any, tags: list[str]) -> N
         ("", []),
         ({"code": "W", "message": "m"}, [{"code": "W", "message": "m"}]),
         ([{"code": "W"}, {"message": "m"}], [{"code": "W"}, {"message": "m"}]),
-        ("in words", [{"message": "in words"}]),
+        ("as text", [{"message": "as text"}]),
         ({"code": 3, "message": None}, [{"code": "3"}]),
     ],
 )
@@ -569,9 +569,9 @@ def test_the_last_depth_that_fits_is_published() -> None:
 def test_a_dead_letter_has_the_id_and_the_key_of_its_record(body: bytes) -> None:
     """What the publisher could not send has the same id as a dead letter: it is the same event."""
     made = NORMALIZER.event(delivery(body, "main"))
-    dead = NORMALIZER.dead_letter(delivery(body, "main"), "too_large", "Kafka takes 1 MiB", None)
+    dead = NORMALIZER.dead_letter(delivery(body, "main"), "too_large", "Kafka accepts 1 MiB", None)
     assert (dead.id, dead.key) == (made.id, made.key)
-    assert (value(dead)["reason"], value(dead)["detail"]) == ("too_large", "Kafka takes 1 MiB")
+    assert (value(dead)["reason"], value(dead)["detail"]) == ("too_large", "Kafka accepts 1 MiB")
     assert "pointer" not in value(dead)
 
 
@@ -626,7 +626,7 @@ def test_a_dead_letter_exists_for_any_delivery(body: bytes, received_ms: int) ->
 
 
 def test_a_mistake_of_the_bridge_is_a_dead_letter(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An exception in the normalizer is told as what it is, and holds up no other event."""
+    """An exception in the normalizer is reported as an internal error and delays no other event."""
 
     def broken(_: Any) -> None:
         raise TypeError("s3cret")

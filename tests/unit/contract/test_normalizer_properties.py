@@ -158,7 +158,7 @@ def test_any_bytes_become_one_valid_event(body: bytes) -> None:
 
 @given(ANY)
 def test_any_json_becomes_one_valid_event(document: Any) -> None:
-    """What is no object is a dead letter; what is one is not refused without a reason."""
+    """A body that is not an object is a dead letter; each dead letter has a reason."""
     made = check(orjson.dumps(document))
     if not isinstance(document, dict):
         assert orjson.loads(made.value)["reason"] == "not_an_object"

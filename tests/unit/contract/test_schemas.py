@@ -132,7 +132,7 @@ def test_a_new_major_is_a_new_topic(directory: Path) -> None:
 
 
 def test_an_installed_package_has_its_own_schemas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The directory inside the package counts before the one beside it."""
+    """The directory inside the package is preferred to the one next to it."""
     (tmp_path / "bridge").mkdir()
     monkeypatch.setattr(contract_module, "__file__", str(tmp_path / "bridge" / "contract" / "schemas.py"))
     assert schemas_directory() == tmp_path / "schemas"
@@ -260,7 +260,7 @@ def test_a_file_that_cannot_be_read_is_named(directory: Path) -> None:
 
 
 def test_a_file_without_its_topic_is_named(directory: Path) -> None:
-    """A schema without an x-topic block is no contract."""
+    """A schema without an x-topic block is rejected."""
     (directory / "other.json").write_bytes(b'{"type":"object"}')
     with pytest.raises(ContractError, match=r"other\.json has no x-topic block"):
         Contract.load(directory=directory)

@@ -157,7 +157,7 @@ def test_a_topic_keeps_its_key_partitions_and_cleanup(
 
 
 def test_a_shared_definition_changes_every_topic_that_uses_it(directory: Path) -> None:
-    """A change of common.json is told of each topic whose records it reaches, and of no other."""
+    """A change of common.json is reported for each topic whose records use it, and for no other."""
     common = orjson.loads((directory / "common.json").read_bytes())
     common["$defs"]["progress_percent"]["maximum"] = 50
     (directory / "common.json").write_bytes(orjson.dumps(common))

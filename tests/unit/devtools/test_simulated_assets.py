@@ -1,4 +1,4 @@
-"""The simulated Gumlet: its assets live as real ones do, and the same seed tells the same lives."""
+"""The simulated Gumlet: its assets go through the states of real ones, and a seed determines all events."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _shapes(bodies: list[dict[str, Any]], *path: str) -> set[type]:
 
 
 def test_same_seed_same_bytes() -> None:
-    """A seed tells the same bytes every time, another seed tells others."""
+    """A seed gives the same bytes every time, another seed gives others."""
     assert _sent(7) == _sent(7)
     assert not set(_sent(7)) & set(_sent(8))
 
@@ -86,7 +86,7 @@ def test_a_life_has_its_order(assets: list[Asset]) -> None:
 
 
 def test_progress_never_falls(assets: list[Asset]) -> None:
-    """An asset's progress goes up to 100 at ready; some assets never tell it, as the SDK has none."""
+    """An asset's progress rises to 100 at ready; some assets never report it, as the SDK has no such field."""
     silent = 0
     for asset in assets:
         told = [body["progress"] for _, body in asset.events() if "progress" in body]
@@ -144,7 +144,7 @@ def test_output_and_error(bodies: list[dict[str, Any]]) -> None:
 
 
 def test_measured_once_downloaded(bodies: list[dict[str, Any]]) -> None:
-    """What is known of a file only after its download is told only then."""
+    """Properties known only after the download are absent before it."""
     assert all("duration" not in body["input"] for body in bodies if body["type"] == simulation.CREATED)
     assert all("duration" in body["input"] for body in bodies if body["type"] == simulation.DOWNLOADED)
     assert {"duration" in body["input"] for body in bodies if body["type"] == simulation.ERRORED} == {
