@@ -1,14 +1,18 @@
-"""The daemon: the only place that knows all the parts. Start order is nesting order; stopping is leaving the blocks.
+"""The daemon: wires all the parts. Start order is nesting order; stopping is leaving the blocks.
 
-The journal opens first and closes last; the publisher runs inside it; the ingress is innermost, so that it stops
-accepting and finishes what is in flight before the publisher drains. A crash of any part takes the same way out.
+The journal opens first and closes last; the publisher runs inside it; the ingress is innermost: it stops accepting and
+finishes the requests in flight before the publisher drains. A crash of any part stops the others in the same order.
+
+Invariant: a stop ends within twice `shutdown_timeout_seconds` (requests, then drain) and STOP_GRACE_SECONDS.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple
@@ -38,6 +42,10 @@ from bridge.telemetry.token_status import register_tokens
 from bridge.telemetry.tracing import start_tracing
 from bridge.webhook import DEFAULT_SOURCE
 
+STOP_GRACE_SECONDS = 20.0
+"""Time for closing producers, journal and exporters after requests and drain had theirs."""
+EXIT_STOP_TIMED_OUT = 1
+
 _log = structlog.stdlib.get_logger()
 
 
@@ -57,7 +65,7 @@ async def run(
     """Run the bridge until `stop` is set, or without it until SIGTERM or SIGINT; then drain and return.
 
     `ready` is called once deliveries are accepted. Raises BridgeError (in an ExceptionGroup where a task met it)
-    for what the user must mend.
+    for an error that the user must fix.
     """
     health = Health()
     recent = RecentActivity()
@@ -65,7 +73,7 @@ async def run(
     tokens = Tokens.from_settings(settings)
     if not tokens.authentication_disabled:
         register_tokens(metrics, tokens.statuses)
-    client_options(settings.kafka)  # a certificate that cannot be read is told now, not at the first connection
+    client_options(settings.kafka)  # an unusable certificate ends the start, not the first connection
     contract = Contract.load(settings.topics.prefix)
     metrics.initialize([DEFAULT_SOURCE, *settings.allowed_sources], [topic.name for topic in contract.topics.values()])
     drift = Drift()
@@ -81,7 +89,7 @@ async def run(
         topics.mismatches,
     )
     encoder = create_encoder(settings.registry, contract, health)
-    async with contextlib.AsyncExitStack() as stack:
+    async with contextlib.AsyncExitStack() as limit, contextlib.AsyncExitStack() as stack:
         if stop is None:
             stop = stack.enter_context(_signals())
         tracing = stack.enter_context(start_tracing())
@@ -112,13 +120,32 @@ async def run(
             ingress.listening() as public_url,
         ):
             if tokens.authentication_disabled:
-                _log.warning("authentication_disabled", hint="anybody who reaches the port can send events")
+                _log.warning("authentication_disabled", hint="anyone who can reach the port can send events")
             _log.info("listening", public=public_url, admin=admin_url, ack=settings.ack)
             if ready is not None:
                 ready(Addresses(public_url, admin_url))
             await stop.wait()
             _log.info("stopping", deliveries=backlog.depth)
+            # Twice: the requests in progress have their time, then the drain.
+            limit.enter_context(_stop_limit(2 * settings.shutdown_timeout_seconds + STOP_GRACE_SECONDS))
     _log.info("stopped")
+
+
+@contextlib.contextmanager
+def _stop_limit(seconds: float) -> Iterator[None]:
+    """End the process when the block takes longer than `seconds`, whatever hangs: the journal survives it."""
+
+    def end() -> None:
+        _log.error("stop_timed_out", seconds=seconds, hint="what is pending stays in the journal")
+        os._exit(EXIT_STOP_TIMED_OUT)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _backlog(settings: Settings, metrics: Metrics) -> AbstractAsyncContextManager[DeliveryQueue]:

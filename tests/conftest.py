@@ -58,10 +58,14 @@ def pytest_deselected(items: Sequence[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Name the brokers that the tests ran on and the tests that did not run."""
+    """Name the brokers that the tests ran on, what enumerations covered, and the tests that did not run."""
     used = sorted({path.read_text() for path in _run_directory().glob("broker-*")})
     if used:
         terminalreporter.write_line(f"brokers: {', '.join(used)}")
+    for report in terminalreporter.stats.get("passed", []):
+        for name, value in report.user_properties:
+            if name == "covered":
+                terminalreporter.write_line(f"covered: {value}")
     missed = [report for report in terminalreporter.stats.get("skipped", []) if _NO_KAFKA in str(report.longrepr)]
     if missed:
         reason = str(missed[0].longrepr[2]).removeprefix("Skipped: ")

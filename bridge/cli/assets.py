@@ -13,7 +13,7 @@ from bridge.config import settings as config
 from bridge.contract.converters import rfc3339
 from bridge.contract.schemas import Contract
 from bridge.errors import BridgeError
-from bridge.operations.asset_timeline import build_timeline
+from bridge.operations.asset_timeline import VIDEO, build_timeline
 from bridge.operations.record_view import record_to_dict
 from bridge.operations.topic_reader import open_reader
 
@@ -68,8 +68,14 @@ def timeline(
             "are deleted."
         )
     events, missing = build_timeline(lines)
-    columns = ("received_at", "type", "topic", "partition", "offset", "note")
-    show_rows(events, columns, as_json=as_json, title=asset_id)
+    if as_json or is_piped():
+        rows = events
+    else:
+        rows = [
+            event | {"type": event["type"].removeprefix(VIDEO), "offset": f"{event['partition']}/{event['offset']}"}
+            for event in events
+        ]
+    show_rows(rows, ("received_at", "type", "offset", "note"), as_json=as_json, title=asset_id)
     expired = {name for name in missing if _may_have_expired(lines, _retention_ms(contract, name))}
     for event_type in missing:
         note = "expired" if event_type in expired else "missing"

@@ -31,7 +31,7 @@ def check(config_file: ConfigFile = None) -> None:
 
     Prints one line for each mistake, with its fix, and ends with exit code 78.
 
-    Example: `gumlet-bridge config check && gumlet-bridge topics apply && gumlet-bridge serve`
+    Example: `gumlet-bridge config check && gumlet-bridge topics apply --yes && gumlet-bridge serve`
     """
     settings = config.load(config_file, serving=True)
     Tokens.from_settings(settings)

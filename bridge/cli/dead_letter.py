@@ -130,7 +130,7 @@ def replay(
     wanted = replace(wanted, event_id=event_id)
     outcome = asyncio.run(_replay(settings, wanted, publish=not dry_run))
     if not is_piped():
-        columns = ("offset", "id", "topic", "outcome", "kafka", "reason", "detail", "note")
+        columns = ("offset", "id", "topic", "outcome", "kafka", "reason", "note")
         show_rows(outcome.rows, columns, as_json=False, empty="No dead letters match these filters.")
     verb = "would be published" if dry_run else "published"
     echo(f"{outcome.published} {verb}, {outcome.invalid} still invalid, {outcome.failed} rejected by Kafka.")
@@ -184,7 +184,9 @@ async def _replay(settings: Settings, wanted: DeliveryFilter, *, publish: bool) 
             event = normalizer.event(letter.delivery)
             if event.event_type == DEAD_LETTER:
                 outcome.invalid += 1
-                outcome.add(letter.to_dict() | {"outcome": "still invalid", **_rejection(event.value)})
+                outcome.add(
+                    letter.to_dict() | {"outcome": "still invalid"} | _rejection(event.value, letter.delivery.body)
+                )
                 continue
             chunk.append((letter, event))
             if len(chunk) >= CHUNK:
@@ -194,9 +196,12 @@ async def _replay(settings: Settings, wanted: DeliveryFilter, *, publish: bool) 
     return outcome
 
 
-def _rejection(value: bytes) -> dict[str, Any]:
+def _rejection(value: bytes, body: bytes) -> dict[str, Any]:
+    """Return why a delivery is invalid: separate properties for a program, one sentence for people."""
     found = orjson.loads(value)
-    return {name: found[name] for name in ("reason", "detail", "pointer") if name in found}
+    if is_piped():
+        return {name: found[name] for name in ("reason", "detail", "pointer") if name in found}
+    return {"reason": describe_dead_letter(found, body)}
 
 
 def _retention_warning(event: Event, contract: Contract) -> dict[str, str]:

@@ -206,7 +206,7 @@ def export_lines(lines: Iterable[Any], output: Path | None, what: str) -> None:
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Ask before a change; end the command when the answer is no or standard input is not a terminal."""
+    """Ask before a change; end the command on a negative answer, or when standard input is not a terminal."""
     if yes:
         return
     if not sys.stdin.isatty():

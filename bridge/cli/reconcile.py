@@ -130,10 +130,10 @@ async def _select_webhooks(api: GumletApi, ids: list[str]) -> list[Webhook]:
     existing = await api.webhooks()
     if unknown := set(ids) - {webhook.id for webhook in existing}:
         raise BridgeError(f"Gumlet has no webhook {min(unknown)}. Fix: an id from `gumlet-bridge webhooks list`.")
-    found = [webhook for webhook in existing if (webhook.id in ids if ids else source_in_url(webhook.url) is not None)]
+    found = [hook for hook in existing if (hook.id in ids if ids else source_in_url(hook.url) is not None)]
     if not found:
         raise BridgeError(
-            f"Gumlet has no webhook whose URL contains {WEBHOOK_PATH}. Fix: --webhook, or `gumlet-bridge webhooks create`."
+            f"Gumlet has no webhook with the path {WEBHOOK_PATH}. Fix: --webhook, or `gumlet-bridge webhooks create`."
         )
     return found
 

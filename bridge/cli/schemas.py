@@ -125,8 +125,7 @@ def check_(
     """Compare the schemas with an earlier state; exit 1 if a change breaks consumers or old records.
 
     **BACKWARD**: old records are valid for the new schema. **FORWARD**: old consumers, which ignore unknown properties,
-    understand new records. Both must hold, unless the version (`x-topic.version`) was raised: that makes a new topic
-    beside the old.
+    understand new records. Both must hold, unless the version (`x-topic.version`) was raised: that makes a new topic.
 
     Examples:
     - changes since a release: `gumlet-bridge schemas check --against v1.2.0`
@@ -146,7 +145,7 @@ def check_(
     if incompatible := [topic for topic in topics if not topic.allowed]:
         raise BridgeError(
             f"{len(incompatible)} of {len(topics)} changed topics are incompatible with {reference}. "
-            "Fix: undo the change, or raise x-topic.version, which makes a new topic beside the old."
+            "Fix: undo the change, or raise x-topic.version, which makes a new topic."
         )
     console.print(f"{len(topics)} topics changed since {reference}: compatible.", highlight=False)
 

@@ -111,7 +111,7 @@ class Contract:
 
 
 def schemas_directory() -> Path:
-    """Return the directory of the contract: inside the installed package, or beside it in a checkout."""
+    """Return the directory of the contract: inside the installed package, or next to it in a checkout."""
     package = Path(__file__).parents[1]
     installed = package / "schemas"
     return installed if installed.is_dir() else package.parent / "schemas"

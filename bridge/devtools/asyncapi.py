@@ -27,7 +27,7 @@ Gumlet's webhooks as records on Kafka. Each record is a CloudEvent 1.0 in the Ka
 the attributes are headers, the value is the JSON that the channel's schema describes.
 
 Delivery is at least once: a duplicate has the same `ce_id`. Records of one key are in one partition, in the order of
-their receipt. Read the schemas as open: ignore properties that you do not know. `README.md` beside this file has
+their receipt. Read the schemas as open: ignore properties that you do not know. `README.md` next to this file has
 the consumer's guide and every field.
 """
 _HEADERS: dict[str, Any] = {
@@ -46,7 +46,7 @@ _HEADERS: dict[str, Any] = {
             "description": "`//gumlet.com/webhooks/` and the source in the webhook's URL.",
         },
         "ce_type": {"type": "string", "description": "`com.gumlet.` and the event type."},
-        "ce_subject": {"type": "string", "description": "The record's key. Absent if there is none."},
+        "ce_subject": {"type": "string", "description": "The record's key. Absent from a record without a key."},
         "ce_time": {
             "type": "string",
             "format": "date-time",

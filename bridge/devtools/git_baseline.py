@@ -20,7 +20,7 @@ from bridge.errors import BridgeError
 
 
 def read(against: str, directory: Path) -> dict[str, dict[str, Any]]:
-    """Return the schema files of a directory, or of `directory` at a git reference. It is an error if there are none."""
+    """Return the schema files of a directory, or of `directory` at a git reference. Raises `BridgeError` without any."""
     if Path(against).is_dir():
         files = read_files(Path(against))
     else:

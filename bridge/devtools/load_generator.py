@@ -2,8 +2,8 @@
 
 Used by `gumlet-bridge simulate` and by tests. Invariants: a delivery is attempted until a 2xx response, at most 48
 times, as Gumlet does over a day; the deliveries of an asset are sent in order, each after the previous one has ended; a
-line of the acknowledgement log is written after the 2xx and before the asset's next delivery. The deliveries depend only
-on the profile, never on the responses.
+line of the acknowledgement log is written after the 2xx and before the asset's next delivery. The deliveries depend on
+the profile alone, never on the responses.
 """
 
 from __future__ import annotations

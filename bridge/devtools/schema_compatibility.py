@@ -2,7 +2,7 @@
 
 `BACKWARD`: old records are valid for the new schema, so that a consumer of the new one can read the records on the
 topic. `FORWARD`: old consumers understand new records. Within a version both must hold: a change that breaks either
-needs a new version, which is a new topic beside the old.
+needs a new version, which is a new topic.
 
 A consumer reads objects as open, as the schema reference demands: a new optional property breaks nothing.
 The rules are in `RULES`.

@@ -37,9 +37,9 @@ _GUIDE = """\
 # The records on Kafka: reference for authors of consumers
 
 Each topic has one file here, `<event type>.json` (JSON Schema 2020-12): the record, its key, its topic's
-configuration, examples. `examples/<event type>/` shows delivered bodies (`*.in.json`) beside the records that they
-become (`*.out.json`), and in `invalid/` bodies that become dead letters (shown without `body_base64`, which is the file
-beside it); every pair is a test. `asyncapi.yaml` is the same contract for AsyncAPI's tools. `gumlet-bridge schemas
+configuration, examples. `examples/<event type>/` shows delivered bodies (`*.in.json`) and the records that they
+become (`*.out.json`), and in `invalid/` bodies that become dead letters (shown without `body_base64`, which is the
+`*.in.json` file); every pair is a test. `asyncapi.yaml` is the same contract for AsyncAPI's tools. `gumlet-bridge schemas
 bundle DIRECTORY` writes each schema as one self-contained file, and `any-event.json`, one schema of any typed event
 (`oneOf`, decided by `type`), which code generators turn into a tagged union. `consumers/` has complete programs.
 
@@ -58,7 +58,7 @@ bundle DIRECTORY` writes each schema as one self-contained file, and `any-event.
 | `ce_id` | 32 hexadecimal digits, derived from the source and the content |
 | `ce_source` | `//gumlet.com/webhooks/<source>`: the webhook that received it |
 | `ce_type` | `com.gumlet.<event type>` |
-| `ce_subject` | the key; absent if there is none, or if it holds a control character |
+| `ce_subject` | the key; absent from a record without a key, or if the key holds a control character |
 | `ce_time` | when the bridge received it (RFC 3339, UTC): Gumlet does not send the time of the event |
 | `ce_dataschema` | `urn:gumlet-kafka-bridge:<event type>:<version>` |
 | `ce_origin` | `reconciliation`: not delivered, but built by `gumlet-bridge reconcile` from Gumlet's API; otherwise absent |
@@ -138,7 +138,7 @@ whether it is always present; the headers above, and what an id is derived from.
 two states of these files, and `make check` runs it: a change that breaks a consumer or makes an old record invalid needs a
 new version.
 
-**A new version is a new topic beside the old**: `gumlet.video.status.ready.v2` next to `gumlet.video.status.ready`,
+**A new version is a new topic**: `gumlet.video.status.ready.v2` next to `gumlet.video.status.ready`,
 and `ce_dataschema` says 2. The old topic keeps its records until their retention ends and gets no new ones: read it
 to its end, then continue with the new one. A type that gets its first topic is no longer published in
 `gumlet.unrecognized`.

@@ -150,7 +150,11 @@ class Log:
         self._delete_settled(state.settled)
 
     def _begin_segment(self, needed: int, state: State) -> None:
-        """Create the segment for the next sequence number. Raises OSError: the one before stays in use."""
+        """Create the segment for the next sequence number.
+
+        Raises OSError: the one before stays in use, unless the new one has its name already. Then the one before is
+        abandoned: by the rule of reading, it ends before the new one's number.
+        """
         first = self.last + 1
         new, path = self._directory / NEW_NAME, self._path(first)
         limit = max(MIN_SEGMENT_BYTES, min(self._segment_bytes, self._files.free_bytes(self._directory) // 8))
@@ -169,6 +173,9 @@ class Log:
             self._files.close(descriptor)
             with contextlib.suppress(OSError):
                 self._files.unlink(new)
+            if path.name in self._files.entries(self._directory):
+                self.abandoned += 1
+                self.close()
             raise
         self.close()
         self._descriptor, self._size, self._offset = descriptor, size, PREAMBLE_BYTES + HEADER_BYTES

@@ -1,4 +1,4 @@
-"""The consumers of `schemas/consumers/`, as they are, on Apache Kafka: each event takes effect once, also when it is read again."""
+"""The consumers of `schemas/consumers/`, unchanged, on Apache Kafka: each event is handled once despite duplicates."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 from tests.support.brokers import Broker
 
 CONSUMERS = schemas_directory() / "consumers"
-TYPES = [f"video.status.{name}" for name in ("created", "ready", "deleted")]
+TYPES = [f"video.status.{name}" for name in ("created", "ready", "errored", "deleted")]
 
 
 class Program:
-    """A consumer in a process of its own, with what it printed."""
+    """A consumer in a process of its own, with its output."""
 
     def __init__(self, command: list[str | Path], output: Path) -> None:
         self._output = output
@@ -49,7 +49,7 @@ class Program:
         self.process.wait()
 
     def printed(self) -> list[dict[str, Any]]:
-        """Return the whole lines so far."""
+        """Return the complete lines so far."""
         assert self.process.poll() is None, self._errors.read_text()
         return [
             orjson.loads(line) for line in self._output.read_bytes().splitlines(keepends=True) if line[-1:] == b"\n"
@@ -60,7 +60,7 @@ class Program:
         wait_for(lambda: event.id in [line["id"] for line in self.printed()], 60, "the event's line")
 
     def stop(self) -> None:
-        """End it as a supervisor does, and see that it went in order."""
+        """Stop it as a supervisor does, and check its exit code."""
         self.process.send_signal(signal.SIGTERM)
         assert self.process.wait(60) in (0, 143), self._errors.read_text()
 
@@ -71,14 +71,16 @@ def normalizer(prefix: str) -> Normalizer:
     return Normalizer(Contract.load(prefix))
 
 
-def made(normalizer: Normalizer, name: str, asset: str, **fields: Any) -> Event:
+def build_event(
+    normalizer: Normalizer, name: str, asset: str, received_ms: int = 1_700_000_000_000, **fields: Any
+) -> Event:
     """Return the event of a webhook."""
     body = orjson.dumps({"type": f"video.status.{name}", "asset_id": asset} | fields)
-    return normalizer.event(Delivery(1_700_000_000_000, "default", body))
+    return normalizer.event(Delivery(received_ms, "default", body))
 
 
 async def make_topics(broker: Broker, prefix: str) -> list[str]:
-    """Make the topics, and return their names."""
+    """Create the topics, and return their names."""
     names = [prefix + name for name in TYPES]
     admin = AIOKafkaAdminClient(bootstrap_servers=broker.bootstrap_servers)
     await admin.start()
@@ -90,7 +92,7 @@ async def make_topics(broker: Broker, prefix: str) -> list[str]:
 
 
 async def publish(broker: Broker, *events: Event) -> None:
-    """Put events on their topics, one after another."""
+    """Publish events, one after another."""
     async with AIOKafkaProducer(bootstrap_servers=broker.bootstrap_servers, acks="all") as producer:
         for event in events:
             await producer.send_and_wait(
@@ -98,8 +100,8 @@ async def publish(broker: Broker, *events: Event) -> None:
             )
 
 
-async def bury(broker: Broker, event: Event) -> None:
-    """Put a tombstone under an event's key."""
+async def publish_tombstone(broker: Broker, event: Event) -> None:
+    """Publish a tombstone with an event's key."""
     async with AIOKafkaProducer(bootstrap_servers=broker.bootstrap_servers, acks="all") as producer:
         await producer.send_and_wait(event.topic, None, event.key)
 
@@ -137,13 +139,13 @@ async def test_a_consumer_handles_each_event_once(
     tmp_path: Path,
     command: Callable[[Broker, Path, list[str]], list[str | Path]],
 ) -> None:
-    """Duplicates have no effect; tombstones, wire formats and unknown properties are tolerated; a restart continues."""
+    """Duplicates have no effect; tombstones, wire formats and unknown properties are handled; a restart continues."""
     topics = await make_topics(apache_kafka, prefix)
-    first = made(normalizer, "ready", "a1", new_field={"x": 1})
-    second = made(normalizer, "ready", "a1", progress=100)
-    last = made(normalizer, "ready", "a1", title="last")
+    first = build_event(normalizer, "ready", "a1", new_field={"x": 1})
+    second = build_event(normalizer, "ready", "a1", progress=100)
+    last = build_event(normalizer, "ready", "a1", title="last")
     await publish(apache_kafka, first, second._replace(value=encode_id_prefix(7) + second.value), first)
-    await bury(apache_kafka, first)
+    await publish_tombstone(apache_kafka, first)
     guid = encode_guid_header("00112233-4455-6677-8899-aabbccddeeff")
     await publish(apache_kafka, second, last._replace(headers=[*last.headers, guid]))
     with Program(command(apache_kafka, tmp_path, topics), tmp_path / "out") as program:
@@ -151,7 +153,7 @@ async def test_a_consumer_handles_each_event_once(
         assert [line["id"] for line in program.printed()] == [first.id, second.id, last.id]
         assert {line["type"] for line in program.printed()} == {"video.status.ready"}
         program.stop()
-    after = made(normalizer, "ready", "a1", title="after the restart")
+    after = build_event(normalizer, "ready", "a1", title="after the restart")
     await publish(apache_kafka, after, after)
     with Program(command(apache_kafka, tmp_path, topics), tmp_path / "out") as program:
         program.wait_for(after)
@@ -162,18 +164,21 @@ async def test_a_consumer_handles_each_event_once(
 async def test_a_state_only_moves_forward(
     apache_kafka: Broker, prefix: str, normalizer: Normalizer, tmp_path: Path
 ) -> None:
-    """The Python consumer's assets: a late event changes nothing, a deletion is final, repeats survive a restart."""
+    """The Python consumer: late events have no effect, a deletion is final, ids of duplicates survive a restart."""
     topics = await make_topics(apache_kafka, prefix)
-    marker = made(normalizer, "created", "marker")
-    ready, late = made(normalizer, "ready", "a1"), made(normalizer, "created", "a1")
+    marker = build_event(normalizer, "created", "marker")
+    ready, late = build_event(normalizer, "ready", "a1"), build_event(normalizer, "created", "a1")
     with Program(python(apache_kafka, tmp_path, topics), tmp_path / "out") as program:
-        for event in (ready, late, made(normalizer, "deleted", "a2"), made(normalizer, "ready", "a2"), marker):
+        reprocessed = build_event(normalizer, "ready", "a3", 1_700_000_002_000)
+        errored = build_event(normalizer, "errored", "a3", 1_700_000_001_000)
+        deleted, revived = build_event(normalizer, "deleted", "a2"), build_event(normalizer, "ready", "a2")
+        for event in (ready, late, deleted, revived, reprocessed, errored, marker):
             await publish(apache_kafka, event)
             program.wait_for(event)
         program.stop()
-    # What was handled before the restart is known after it, though the topic has it again.
+    # An event that was handled before the restart is a duplicate after it.
     await publish(apache_kafka, ready)
-    again = made(normalizer, "ready", "a1", progress=100)
+    again = build_event(normalizer, "ready", "a1", progress=100)
     await publish(apache_kafka, again)
     with Program(python(apache_kafka, tmp_path, topics), tmp_path / "out") as program:
         program.wait_for(again)
@@ -182,4 +187,9 @@ async def test_a_state_only_moves_forward(
     database = sqlite3.connect(tmp_path / "assets.sqlite")
     states = dict(database.execute("SELECT id, json_extract(record, '$.type') FROM asset"))
     database.close()
-    assert states == {"a1": "video.status.ready", "a2": "video.status.deleted", "marker": "video.status.created"}
+    assert states == {
+        "a1": "video.status.ready",
+        "a2": "video.status.deleted",
+        "a3": "video.status.ready",  # received after the error, though it was read first
+        "marker": "video.status.created",
+    }

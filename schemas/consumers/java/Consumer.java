@@ -16,18 +16,18 @@ import org.apache.kafka.common.header.Header;
 import org.apache.kafka.common.serialization.ByteArrayDeserializer;
 
 /**
- * A whole consumer: prints each event once, as one line of JSON with its id, type and key.
+ * A complete consumer: prints each event once, as one line of JSON with its id, type and key.
  *
  * <p>Needs kafka-clients and jackson-databind: {@code java -cp 'jars/*' Consumer.java localhost:9092 gumlet.video.status.ready}
  *
  * <ul>
- *   <li>Repeats: a repeat has the key of the first, and so its partition, which only one member of the group reads. The last
- *       {@link #REMEMBERED} ids are kept in memory; what must survive a restart belongs in a database, in one
- *       transaction with its effect, as in the Python consumer beside this one.
- *   <li>Order is per key and topic: records are handled one after another as they are read.
- *   <li>Offsets are committed after the records are handled: what was not handled is read again.
- *   <li>Unknown properties are left alone; a tombstone, which no topic of the bridge has, is passed over.
- *   <li>Every wire format is read: in {@code confluent} five bytes stand before the JSON.
+ *   <li>Duplicates: a duplicate has the same key and so the same partition, which one member of the group reads. The last
+ *       {@link #REMEMBERED} ids are kept in memory; ids that must survive a restart belong in a database, in one
+ *       transaction with their effect, as in the Python consumer.
+ *   <li>Order is per key and topic: records are handled one after another, as they are read.
+ *   <li>Offsets are committed after the records are handled: records that were not handled are read again.
+ *   <li>Unknown properties are ignored; a tombstone, which no topic of the bridge has, is skipped.
+ *   <li>Every wire format is read: in {@code confluent} five bytes precede the JSON.
  * </ul>
  *
  * SIGTERM and SIGINT end it.

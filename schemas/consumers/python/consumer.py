@@ -1,19 +1,19 @@
-"""A whole consumer: the latest known state of each video asset, in SQLite, from the topics of video.status.
+"""A complete consumer: the latest known state of each video asset, in SQLite, from the topics of video.status.
 
     pip install aiokafka
     python consumer.py localhost:9092 assets.sqlite gumlet.video.status.ready gumlet.video.status.deleted
 
-What it does with what the contract says:
+How it follows the rules of the schema reference:
 
-- DuplicateCounter: the record's `ce_source` and `ce_id` go into the database in the same transaction as their effect. A record
-  that is read again, after a crash or because it was delivered twice, finds itself there and has no effect.
-- Order: there is none between topics, and an older event can come late. A state therefore only moves forward, and a
-  deletion is final.
-- Offsets are committed after the transaction: what was not handled is read again.
-- Unknown properties and words are left alone; a tombstone, which no topic of the bridge has, is passed over.
-- Every wire format is read: in `confluent` five bytes stand before the JSON, in `header` a header holds bytes.
+- Duplicates: the record's `ce_source` and `ce_id` are stored in the same transaction as their effect. A duplicate, after
+  a crash or because an event was delivered twice, finds its id in the database and has no effect.
+- Order: topics have no order among each other, and an older event can arrive late. A state therefore only moves forward
+  by its rank; with the same rank the later receipt (`ce_time`) wins, and a deletion is final.
+- Offsets are committed after the transaction: records that were not handled are read again.
+- Unknown properties and types are ignored; a tombstone, which no topic of the bridge has, is skipped.
+- Every wire format is read: in `confluent` five bytes precede the JSON, in `header` a header holds bytes.
 
-Each event that had an effect is one line of JSON on standard output. SIGTERM and SIGINT end it.
+Each new event is printed as one line of JSON on standard output. SIGTERM and SIGINT end the program.
 """
 
 import asyncio
@@ -26,21 +26,31 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
 
-STATES = ["created", "downloaded", "stream_ready", "optimized", "ready", "repackaged", "errored", "deleted"]
-"""From the first to the final: an asset never goes back in this list."""
+RANKS = {
+    "created": 0,
+    "downloaded": 1,
+    "stream_ready": 2,
+    "optimized": 3,
+    "processed": 3,
+    "ready": 4,
+    "errored": 4,
+    "repackaged": 4,
+    "deleted": 5,
+}
+"""The order of states: an asset never returns to a lower rank. An asset can be ready after an error, and vice versa."""
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS handled (source TEXT, id TEXT, at_ms INTEGER, PRIMARY KEY (source, id)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS asset (id TEXT PRIMARY KEY, state INTEGER, record TEXT) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS asset (id TEXT PRIMARY KEY, rank INTEGER, at TEXT, record TEXT) WITHOUT ROWID;
 """
 PREFIX_BYTES = 5
 """A zero byte, with which no JSON begins, and the id of the schema in a registry."""
-A_REPEAT_CAN_COME_MS = 8 * 86_400_000
-"""As long as the topics keep records, and a day more: what was handled before that need not be remembered."""
+DUPLICATE_WINDOW_MS = 8 * 86_400_000
+"""How long ids are remembered: the retention of the topics, and the day for which Gumlet retries."""
 
 
 def handle(database: sqlite3.Connection, record: ConsumerRecord) -> bool:
-    """Take one record into the database; return whether it was new."""
+    """Store one record in the database; return whether it was new."""
     if record.value is None:
         return False
     headers = {name: value.decode() for name, value in record.headers if name.startswith("ce_")}
@@ -52,31 +62,31 @@ def handle(database: sqlite3.Connection, record: ConsumerRecord) -> bool:
         ).rowcount
         if new:
             event = json.loads(value)
-            apply(database, event)
+            apply(database, event, headers["ce_time"])
             print(
                 json.dumps({"id": headers["ce_id"], "type": event["type"], "asset_id": event["asset_id"]}), flush=True
             )
     return bool(new)
 
 
-def apply(database: sqlite3.Connection, event: dict[str, Any]) -> None:
-    """Bring the asset's state forward, if this event is not behind it."""
-    name = event["type"].rpartition(".")[2]
-    if name not in STATES:  # a type that came after this program was written
+def apply(database: sqlite3.Connection, event: dict[str, Any], received: str) -> None:
+    """Move the asset's state forward, unless this event is older than the state."""
+    rank = RANKS.get(event["type"].rpartition(".")[2])
+    if rank is None:  # a type that is newer than this program
         return
     database.execute(
-        "INSERT INTO asset VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE SET state = excluded.state, "
-        "record = excluded.record WHERE excluded.state >= asset.state",
-        (event["asset_id"], STATES.index(name), json.dumps(event)),
+        "INSERT INTO asset VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET rank = excluded.rank, at = excluded.at, "
+        "record = excluded.record WHERE (excluded.rank, excluded.at) >= (asset.rank, asset.at)",
+        (event["asset_id"], rank, received, json.dumps(event)),
     )
 
 
 async def consume(servers: str, path: str, topics: list[str], stop: asyncio.Event) -> None:
-    """Read the topics as one of the group, until told to stop."""
+    """Read the topics as a member of the consumer group, until `stop` is set."""
     database = sqlite3.connect(path)
     database.executescript(TABLES)
     with database:
-        database.execute("DELETE FROM handled WHERE at_ms < ?", (time.time() * 1000 - A_REPEAT_CAN_COME_MS,))
+        database.execute("DELETE FROM handled WHERE at_ms < ?", (time.time() * 1000 - DUPLICATE_WINDOW_MS,))
     consumer = AIOKafkaConsumer(
         *topics,
         bootstrap_servers=servers,
@@ -96,7 +106,7 @@ async def consume(servers: str, path: str, topics: list[str], stop: asyncio.Even
 
 
 async def main() -> None:
-    """Take the arguments, and end on a signal."""
+    """Read the arguments, and end on a signal."""
     servers, path, *topics = sys.argv[1:]
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -23,28 +23,28 @@ def event(body: bytes | dict[str, Any], source: str = "default") -> Event:
     return NORMALIZER.event(Delivery(1_700_000_000_123, source, raw))
 
 
-def read(made: Event) -> Any:
+def read(result: Event) -> Any:
     """Return the event as the SDK reads it."""
-    headers = dict(made.headers)
-    assert len(headers) == len(made.headers)
-    return from_binary(KafkaMessage(headers=headers, key=made.key, value=made.value), JSONFormat())
+    headers = dict(result.headers)
+    assert len(headers) == len(result.headers)
+    return from_binary(KafkaMessage(headers=headers, key=result.key, value=result.value), JSONFormat())
 
 
 def test_a_typed_record_is_a_cloudevent() -> None:
     """Every attribute is there, the time is that of the receipt, and the data is the record's value."""
-    made = event({"type": "video.status.stream_ready", "asset_id": "a1", "created_at": 0})
-    found = read(made)
-    assert made.topic == "gumlet.video.status.stream-ready"
+    result = event({"type": "video.status.stream_ready", "asset_id": "a1", "created_at": 0})
+    found = read(result)
+    assert result.topic == "gumlet.video.status.stream-ready"
     assert found.get_specversion() == "1.0"
     assert found.get_type() == "com.gumlet.video.status.stream_ready"
     assert found.get_source() == "//gumlet.com/webhooks/default"
-    assert found.get_id() == made.id
+    assert found.get_id() == result.id
     assert found.get_subject() == "a1"
     assert found.get_time() == datetime(2023, 11, 14, 22, 13, 20, 123000, tzinfo=UTC)
     assert found.get_dataschema() == "urn:gumlet-kafka-bridge:video.status.stream_ready:1"
     assert found.get_datacontenttype() == "application/json"
     assert found.get_extension("partitionkey") == "a1"
-    assert found.get_data() == orjson.loads(made.value)
+    assert found.get_data() == orjson.loads(result.value)
 
 
 @pytest.mark.parametrize(
@@ -52,15 +52,15 @@ def test_a_typed_record_is_a_cloudevent() -> None:
 )
 def test_the_other_records_are_cloudevents_too(body: bytes, kind: str) -> None:
     """What has no asset has no subject and no key."""
-    made = event(body)
-    found = read(made)
+    result = event(body)
+    found = read(result)
     assert (found.get_type(), found.get_dataschema()) == (
         f"com.gumlet.{kind}",
         f"urn:gumlet-kafka-bridge:{kind}:1",
     )
     assert found.get_subject() is None
-    assert made.key is None
-    assert found.get_data() == orjson.loads(made.value)
+    assert result.key is None
+    assert found.get_data() == orjson.loads(result.value)
 
 
 @pytest.mark.parametrize(
@@ -78,18 +78,18 @@ def test_the_source_is_a_uri_reference(source: str, attribute: str) -> None:
 @pytest.mark.parametrize("asset_id", ["é", "日本 42", "a%20b", "😀"])
 def test_a_subject_may_be_any_text(asset_id: str) -> None:
     """The Kafka binding has header values in UTF-8 as they are: nothing is encoded."""
-    made = event({"type": "video.status.ready", "asset_id": asset_id})
-    assert read(made).get_subject() == asset_id
-    assert made.key == asset_id.encode()
+    result = event({"type": "video.status.ready", "asset_id": asset_id})
+    assert read(result).get_subject() == asset_id
+    assert result.key == asset_id.encode()
 
 
 @pytest.mark.parametrize("asset_id", ["a\nb", "\x00", "a\x7f", "\x9f", "\ufffe", "\U0010ffff", "\ufdd0"])
-def test_what_no_attribute_may_hold_is_no_subject(asset_id: str) -> None:
+def test_an_id_with_forbidden_characters_is_not_a_subject(asset_id: str) -> None:
     """CloudEvents forbids control characters and noncharacters: the id is in the key and the record alone."""
-    made = event({"type": "video.status.ready", "asset_id": asset_id})
-    assert read(made).get_subject() is None
-    assert made.key == asset_id.encode()
-    assert orjson.loads(made.value)["asset_id"] == asset_id
+    result = event({"type": "video.status.ready", "asset_id": asset_id})
+    assert read(result).get_subject() is None
+    assert result.key == asset_id.encode()
+    assert orjson.loads(result.value)["asset_id"] == asset_id
 
 
 def test_a_redelivery_has_the_same_id() -> None:

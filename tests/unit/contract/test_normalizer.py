@@ -1,4 +1,4 @@
-"""What each delivered form becomes, one conversion at a time; and the contract's examples."""
+"""The record of each delivered form, one conversion at a time; and the contract's examples."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ def event(**fields: Any) -> Event:
     return NORMALIZER.event(delivery({"type": "video.status.ready", "asset_id": "a1"} | fields))
 
 
-def value(made: Event) -> dict[str, Any]:
+def value(result: Event) -> dict[str, Any]:
     """Return the record's value."""
-    read = orjson.loads(made.value)
+    read = orjson.loads(result.value)
     assert isinstance(read, dict)
     return read
 
 
 def record(**fields: Any) -> dict[str, Any]:
     """Return the typed record of a `ready` body with these fields."""
-    made = event(**fields)
-    assert made.event_type == "video.status.ready", made
-    return value(made)
+    result = event(**fields)
+    assert result.event_type == "video.status.ready", result
+    return value(result)
 
 
 def additional(**fields: Any) -> dict[str, Any]:
@@ -63,25 +63,25 @@ def additional(**fields: Any) -> dict[str, Any]:
     sorted(EXAMPLES.rglob("*.in.json")),
     ids=lambda path: str(path.relative_to(EXAMPLES)).removesuffix(".in.json"),
 )
-def test_each_example_becomes_exactly_what_its_file_says(path: Path) -> None:
-    """A body becomes a record of its folder's topic with the value next to it, or from `invalid/` a dead letter."""
+def test_each_example_becomes_exactly_its_expected_record(path: Path) -> None:
+    """A body becomes the record in its `.out.json` file on its folder's topic, or from `invalid/` a dead letter."""
     body = path.read_bytes()
     expected = orjson.loads(path.with_name(path.name.replace(".in.", ".out.")).read_bytes())
-    made = NORMALIZER.event(delivery(body))
-    found = value(made)
+    result = NORMALIZER.event(delivery(body))
+    found = value(result)
     if path.parent.name == "invalid":
         expected["body_base64"] = base64.b64encode(body).decode()
-        assert (made.event_type, found["event_type"]) == ("dead-letter", path.parent.parent.name)
+        assert (result.event_type, found["event_type"]) == ("dead-letter", path.parent.parent.name)
     else:
-        assert made.event_type == path.parent.name
-    if made.event_type == "dead-letter":
+        assert result.event_type == path.parent.name
+    if result.event_type == "dead-letter":
         # The wording is the libraries' own, and may change with their versions.
         assert found.pop("detail")
         assert expected.pop("detail")
         assert base64.b64decode(found["body_base64"]) == body
         assert found == expected
     else:
-        assert made.value == canonical(expected)
+        assert result.value == canonical(expected)
 
 
 def test_every_topic_has_examples() -> None:
@@ -113,7 +113,7 @@ def test_every_topic_has_examples() -> None:
     ],
 )
 def test_tags_are_always_a_list_of_strings(delivered: Any, tags: list[str]) -> None:
-    """One tag, a list, a number or nothing: the record has a list."""
+    """One tag, a list, an integer or nothing: the record has a list."""
     assert record(**({} if delivered is ABSENT else {"tag": delivered}))["tags"] == tags
 
 
@@ -127,7 +127,7 @@ def test_tags_are_always_a_list_of_strings(delivered: Any, tags: list[str]) -> N
         ("", []),
         ({"code": "W", "message": "m"}, [{"code": "W", "message": "m"}]),
         ([{"code": "W"}, {"message": "m"}], [{"code": "W"}, {"message": "m"}]),
-        ("as text", [{"message": "as text"}]),
+        ("plain text", [{"message": "plain text"}]),
         ({"code": 3, "message": None}, [{"code": "3"}]),
     ],
 )
@@ -238,14 +238,14 @@ def test_an_unusable_frame_rate_is_in_additional(delivered: Any) -> None:
     }
 
 
-def test_a_number_that_is_no_simple_ratio_has_no_frame_rate() -> None:
-    """A ratio is not made up: the number is published alone."""
+def test_a_number_that_is_not_a_simple_ratio_has_no_frame_rate() -> None:
+    """No ratio is invented: only the number is published."""
     assert record(input={"fps": 29.123456789012345})["input"] == {"fps": 29.123456789012345}
 
 
 @pytest.mark.parametrize(("delivered", "expected"), [(1920, 1920), (1920.0, 1920), ("1920", 1920), ("1920.0", 1920)])
-def test_an_integer_may_come_as_a_float_or_in_text(delivered: Any, expected: int) -> None:
-    """Each form of an integer ends in an integer."""
+def test_an_integer_may_be_delivered_as_a_float_or_text(delivered: Any, expected: int) -> None:
+    """Each form of an integer becomes an integer."""
     found = record(input={"width": delivered})["input"]["width_pixels"]
     assert (found, type(found)) == (expected, int)
 
@@ -258,17 +258,17 @@ def test_a_value_that_is_not_a_whole_number_is_in_additional(delivered: Any) -> 
     body = {"type": "video.status.ready", "asset_id": "a1", "input": {"size": 0}, "output": {"storage_bytes": 0}}
     text = orjson.dumps(body).decode()
     size = str(delivered) if isinstance(delivered, int) and delivered > 2**64 else orjson.dumps(delivered).decode()
-    made = NORMALIZER.event(delivery(re.sub(r":0\b", f":{size}", text).encode()))
-    assert (made.event_type, made.key) == ("video.status.ready", b"a1")
+    result = NORMALIZER.event(delivery(re.sub(r":0\b", f":{size}", text).encode()))
+    assert (result.event_type, result.key) == ("video.status.ready", b"a1")
     kept = orjson.loads(size)
-    assert value(made)["additional"] == {"input": {"size": kept}, "output": {"storage_bytes": kept}}
+    assert value(result)["additional"] == {"input": {"size": kept}, "output": {"storage_bytes": kept}}
 
 
 @pytest.mark.parametrize(
     ("delivered", "expected"),
     [(37, 37), (37.5, 37.5), ("37", 37), ("3.75e1", 37.5), (0, 0), (100, 100), (100.0, 100.0)],
 )
-def test_a_number_may_come_in_text(delivered: Any, expected: float) -> None:
+def test_a_number_may_be_delivered_as_text(delivered: Any, expected: float) -> None:
     """Progress is a number in percent, however it was written."""
     assert record(progress=delivered)["progress_percent"] == expected
 
@@ -285,18 +285,18 @@ def test_an_unusable_duration_is_in_additional(delivered: Any) -> None:
     assert additional(input={"duration": delivered}) == {"input": {"duration": delivered}}
 
 
-def test_ids_may_come_as_numbers() -> None:
+def test_ids_may_be_delivered_as_integers() -> None:
     """A number where the contract has a string becomes its string, in the key too."""
-    made = event(asset_id=42, input={"profile_id": 7, "vimeo_id": 76979871})
-    assert made.key == b"42"
-    assert value(made)["asset_id"] == "42"
-    assert value(made)["input"] == {"profile_id": "7", "vimeo_id": "76979871"}
+    result = event(asset_id=42, input={"profile_id": 7, "vimeo_id": 76979871})
+    assert result.key == b"42"
+    assert value(result)["asset_id"] == "42"
+    assert value(result)["input"] == {"profile_id": "7", "vimeo_id": "76979871"}
 
 
 def test_an_id_beyond_64_bits_is_a_dead_letter() -> None:
     """The parser has rounded it: publishing it would name another asset."""
-    made = NORMALIZER.event(delivery(b'{"type":"video.status.ready","asset_id":123456789012345678901234567890}'))
-    assert (value(made)["reason"], value(made)["pointer"], made.key) == (
+    result = NORMALIZER.event(delivery(b'{"type":"video.status.ready","asset_id":123456789012345678901234567890}'))
+    assert (value(result)["reason"], value(result)["pointer"], result.key) == (
         "schema_violation",
         "/asset_id",
         None,
@@ -323,14 +323,14 @@ def test_one_codec_or_a_list_ends_in_a_list(delivered: Any, expected: list[str])
     ],
 )
 def test_thumbnails_are_a_list_of_anything(delivered: Any, expected: list[Any]) -> None:
-    """One thumbnail becomes a list; what an item is, is left as delivered."""
+    """One thumbnail becomes a list; its items are as delivered."""
     found = record(input={"transformations": {"thumbnail": delivered}})
     assert found["input"]["transformations"] == {"thumbnails": expected}
 
 
 @pytest.mark.parametrize(("delivered", "expected"), [(True, True), (False, False), ("true", True), ("false", False)])
-def test_a_flag_may_come_in_text(delivered: Any, expected: bool) -> None:  # noqa: FBT001 - a value under test
-    """A flag is a bool."""
+def test_a_bool_may_be_delivered_as_text(delivered: Any, expected: bool) -> None:  # noqa: FBT001 - a value under test
+    """`"true"` and `"false"` become bools."""
     found = record(input={"transformations": {"mp4_access": delivered}})
     assert found["input"]["transformations"]["mp4_access"] is expected
 
@@ -339,7 +339,7 @@ def test_a_flag_may_come_in_text(delivered: Any, expected: bool) -> None:  # noq
     ("delivered", "expected"), [([], {}), ({}, {}), ({"a": [None, {"b": ""}]}, {"a": [None, {"b": ""}]})]
 )
 def test_metadata_is_as_delivered(delivered: Any, expected: Any) -> None:
-    """Metadata is as delivered, its nulls too; an empty list stands for an empty object."""
+    """Metadata is as delivered, with its nulls; an empty list means an empty object."""
     assert record(input={"metadata": delivered})["input"]["metadata"] == expected
 
 
@@ -354,8 +354,8 @@ def test_metadata_may_be_any_json(metadata: Any) -> None:
     """Metadata that is not an object is in `additional`, and is not schema drift."""
     drift = Drift()
     body = {"type": "video.status.ready", "asset_id": "a1", "input": {"metadata": metadata}}
-    made = Normalizer(CONTRACT, drift).event(delivery(body))
-    assert value(made)["additional"] == {"input": {"metadata": metadata}}
+    result = Normalizer(CONTRACT, drift).event(delivery(body))
+    assert value(result)["additional"] == {"input": {"metadata": metadata}}
     assert drift.counts == {}
 
 
@@ -383,9 +383,9 @@ def test_metadata_may_be_any_json(metadata: Any) -> None:
 def test_a_value_without_a_form_costs_its_property_only(fields: dict[str, Any], path: str) -> None:
     """The event is published, the value is in `additional` as delivered, and its path is reported as drift."""
     drift = Drift()
-    made = Normalizer(CONTRACT, drift).event(delivery({"type": "video.status.ready", "asset_id": "a1"} | fields))
-    assert (made.event_type, made.key) == ("video.status.ready", b"a1")
-    assert value(made)["additional"] == fields
+    result = Normalizer(CONTRACT, drift).event(delivery({"type": "video.status.ready", "asset_id": "a1"} | fields))
+    assert (result.event_type, result.key) == ("video.status.ready", b"a1")
+    assert value(result)["additional"] == fields
     assert set(drift.counts) == {("changed", "video.status.ready", path)}
 
 
@@ -399,10 +399,10 @@ def test_the_items_of_a_list_are_judged_one_by_one() -> None:
 @pytest.mark.parametrize("asset_id", ["", None, [], {}, True, 1.5, "a" * 257, "ä" * 280_000])
 def test_an_unusable_key_is_a_dead_letter_without_a_key(asset_id: Any) -> None:
     """The reason points to the key; nothing of the body is in the detail, which is logged."""
-    made = event(asset_id=asset_id)
-    assert (made.event_type, made.key) == ("dead-letter", None)
-    assert (value(made)["reason"], value(made)["pointer"]) == ("schema_violation", "/asset_id")
-    assert "1 to 256 characters" in value(made)["detail"]
+    result = event(asset_id=asset_id)
+    assert (result.event_type, result.key) == ("dead-letter", None)
+    assert (value(result)["reason"], value(result)["pointer"]) == ("schema_violation", "/asset_id")
+    assert "1 to 256 characters" in value(result)["detail"]
 
 
 def test_a_schema_that_is_stricter_than_its_mapping_costs_the_event(tmp_path: Path) -> None:
@@ -428,9 +428,9 @@ def test_the_longest_key() -> None:
 def test_a_product_event_with_an_unusable_asset_id_has_no_key(asset_id: Any) -> None:
     """Gumlet promises nothing but the type: the value is in `additional`, and is not drift."""
     drift = Drift()
-    made = Normalizer(CONTRACT, drift).event(delivery({"type": "event.comment.all", "asset_id": asset_id}))
-    assert (made.event_type, made.key) == ("event.comment.all", None)
-    assert value(made) == {"type": "event.comment.all", "additional": {"asset_id": asset_id}}
+    result = Normalizer(CONTRACT, drift).event(delivery({"type": "event.comment.all", "asset_id": asset_id}))
+    assert (result.event_type, result.key) == ("event.comment.all", None)
+    assert value(result) == {"type": "event.comment.all", "additional": {"asset_id": asset_id}}
     assert drift.counts == {}
 
 
@@ -451,7 +451,7 @@ def test_null_is_the_same_as_absent() -> None:
     assert record(**dict.fromkeys(names)) == record()
 
 
-def test_what_the_contract_does_not_know_is_kept_where_it_stood() -> None:
+def test_unknown_fields_are_in_additional_nested_as_delivered() -> None:
     """Each unknown field, null too, is in `additional` under the names that lead to it in the body."""
     found = record(
         foo=None,
@@ -471,7 +471,7 @@ def test_what_the_contract_does_not_know_is_kept_where_it_stood() -> None:
     }
 
 
-def test_the_rest_of_a_lone_warning_has_no_index() -> None:
+def test_the_rest_of_a_single_warning_has_no_index() -> None:
     """A warning that came as one object keeps that nesting."""
     assert record(warning={"code": "a", "x": 1})["additional"] == {"warning": {"x": 1}}
 
@@ -484,7 +484,7 @@ def test_the_type_may_have_another_name(field: str) -> None:
         assert found == {"type": "video.status.ready", "asset_id": "a1", "tags": [], "warnings": []}
 
 
-def test_another_name_beside_the_type_is_only_a_field() -> None:
+def test_another_type_field_is_an_ordinary_field_if_type_is_present() -> None:
     """`type` counts before the others, which are kept."""
     found = record(event="video.status.deleted")
     assert (found["type"], found["additional"]) == ("video.status.ready", {"event": "video.status.deleted"})
@@ -506,13 +506,13 @@ def test_another_name_beside_the_type_is_only_a_field() -> None:
         ({}, None),
     ],
 )
-def test_an_object_of_no_known_type_is_published_whole(body: dict[str, Any], key: bytes | None) -> None:
+def test_an_object_of_unknown_type_is_published_as_delivered(body: dict[str, Any], key: bytes | None) -> None:
     """An unknown or missing type, the names of the bridge's own topics too, goes to `unrecognized`."""
-    made = NORMALIZER.event(delivery(body))
-    assert (made.event_type, made.topic, made.key) == ("unrecognized", "gumlet.unrecognized", key)
+    result = NORMALIZER.event(delivery(body))
+    assert (result.event_type, result.topic, result.key) == ("unrecognized", "gumlet.unrecognized", key)
     expected = {"event": body} | ({"type": body["type"]} if isinstance(body.get("type"), str) else {})
-    assert value(made) == expected
-    assert CONTRACT.unrecognized.first_violation(value(made)) is None
+    assert value(result) == expected
+    assert CONTRACT.unrecognized.first_violation(value(result)) is None
 
 
 def nesting(levels: int) -> str:
@@ -536,17 +536,17 @@ def nesting(levels: int) -> str:
         (f'{{"type":"video.status.ready","asset_id":"a","x":{nesting(253)}}}'.encode(), "nesting_too_deep"),
     ],
 )
-def test_what_is_no_event_is_a_dead_letter_with_its_bytes(body: bytes, reason: str) -> None:
+def test_a_body_that_is_not_an_event_is_a_dead_letter_with_its_bytes(body: bytes, reason: str) -> None:
     """The raw body and the reason are published, in a record of the contract."""
-    made = NORMALIZER.event(delivery(body, "main"))
-    found = value(made)
+    result = NORMALIZER.event(delivery(body, "main"))
+    found = value(result)
     assert CONTRACT.dead_letter.first_violation(found) is None
     assert base64.b64decode(found["body_base64"]) == body
-    assert (made.topic, found["reason"], found["source"]) == ("gumlet.dead-letter", reason, "main")
+    assert (result.topic, found["reason"], found["source"]) == ("gumlet.dead-letter", reason, "main")
     assert found["received_at"] == "2023-11-14T22:13:20.000Z"
 
 
-def test_the_last_depth_that_fits_is_published() -> None:
+def test_the_deepest_body_that_can_be_encoded_is_published() -> None:
     """Below the encoder's limit a deep body is a record as any other."""
     body = f'{{"type":"video.status.ready","asset_id":"a","x":{nesting(250)}}}'.encode()
     assert NORMALIZER.event(delivery(body)).event_type == "video.status.ready"
@@ -567,30 +567,30 @@ def test_the_last_depth_that_fits_is_published() -> None:
     ],
 )
 def test_a_dead_letter_has_the_id_and_the_key_of_its_record(body: bytes) -> None:
-    """What the publisher could not send has the same id as a dead letter: it is the same event."""
-    made = NORMALIZER.event(delivery(body, "main"))
-    dead = NORMALIZER.dead_letter(delivery(body, "main"), "too_large", "Kafka accepts 1 MiB", None)
-    assert (dead.id, dead.key) == (made.id, made.key)
-    assert (value(dead)["reason"], value(dead)["detail"]) == ("too_large", "Kafka accepts 1 MiB")
+    """A record that Kafka rejects has the same id as a dead letter: it is the same event."""
+    result = NORMALIZER.event(delivery(body, "main"))
+    dead = NORMALIZER.dead_letter(delivery(body, "main"), "record_too_large", "at most 1 MiB", None)
+    assert (dead.id, dead.key) == (result.id, result.key)
+    assert (value(dead)["reason"], value(dead)["detail"]) == ("record_too_large", "at most 1 MiB")
     assert "pointer" not in value(dead)
 
 
-def test_the_id_comes_from_the_content_and_the_source() -> None:
+def test_the_id_is_derived_from_the_content_and_the_source() -> None:
     """White space, a byte order mark and the order of keys are not content; another source is another event."""
-    made = NORMALIZER.event(delivery(b'{"type":"video.status.ready","asset_id":"a1"}'))
+    result = NORMALIZER.event(delivery(b'{"type":"video.status.ready","asset_id":"a1"}'))
     spaced = NORMALIZER.event(delivery(b' { "asset_id" : "a1", "type":"video.status.ready" }'))
     elsewhere = NORMALIZER.event(delivery(b'{"type":"video.status.ready","asset_id":"a1"}', "other"))
-    assert (spaced.id, spaced.value) == (made.id, made.value)
-    assert elsewhere.id != made.id
+    assert (spaced.id, spaced.value) == (result.id, result.value)
+    assert elsewhere.id != result.id
     assert NORMALIZER.event(delivery(b"no JSON")).id == content_id("default", b"no JSON")
     marked = NORMALIZER.event(delivery(b'\xef\xbb\xbf{"type":"video.status.ready","asset_id":"a1"}'))
-    assert (marked.id, marked.value) == (made.id, made.value)
+    assert (marked.id, marked.value) == (result.id, result.value)
 
 
-def test_a_dead_letter_repeats_no_more_than_it_must() -> None:
-    """Long names are cut and long ids left out, so that a dead letter is not too large itself."""
+def test_a_dead_letter_is_little_larger_than_its_body() -> None:
+    """Long types are truncated and long ids omitted, so that a dead letter is not too large itself."""
     body = orjson.dumps({"type": "t" * 100_000, "asset_id": "a" * 100_000})
-    dead = NORMALIZER.dead_letter(delivery(body), "too_large", "d" * 100_000, "/" + "p" * 100_000)
+    dead = NORMALIZER.dead_letter(delivery(body), "record_too_large", "d" * 100_000, "/" + "p" * 100_000)
     assert len(dead.value) < len(base64.b64encode(body)) + 3000
     assert value(dead)["event_type"] == "t" * 256
     assert "asset_id" not in value(dead)
@@ -625,26 +625,26 @@ def test_a_dead_letter_exists_for_any_delivery(body: bytes, received_ms: int) ->
         assert dead.id
 
 
-def test_a_mistake_of_the_bridge_is_a_dead_letter(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An exception in the normalizer is reported as an internal error and delays no other event."""
+def test_a_fault_of_the_normalizer_is_a_dead_letter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exception in the normalizer becomes a dead letter, and blocks no other event."""
 
     def broken(_: Any) -> None:
         raise TypeError("s3cret")
 
     monkeypatch.setattr(NORMALIZER, "_event", broken)
-    made = NORMALIZER.event(delivery({"type": "video.status.ready"}))
-    assert (value(made)["reason"], value(made)["detail"]) == ("internal_error", "TypeError in the normalizer")
+    result = NORMALIZER.event(delivery({"type": "video.status.ready"}))
+    assert (value(result)["reason"], value(result)["detail"]) == ("internal_error", "TypeError in the normalizer")
 
 
-def test_a_type_without_a_file_fails_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A type cannot be normalized to a topic that the contract does not have."""
+def test_a_type_without_a_schema_file_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mapping without a topic is found at start."""
     monkeypatch.setitem(MAPPINGS, "video.status.new", mappings.VIDEO)
     with pytest.raises(ContractError, match=r"video\.status\.new\.json is missing"):
         Normalizer(CONTRACT)
 
 
-def test_a_file_without_a_mapping_fails_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A topic that nothing could ever be published to is a mistake, found at start."""
+def test_a_schema_file_without_a_mapping_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A topic to which nothing can be published is found at start."""
     monkeypatch.delitem(MAPPINGS, "video.status.optimized")
     with pytest.raises(ContractError, match=r"video\.status\.optimized has no mapping"):
         Normalizer(CONTRACT)
@@ -654,9 +654,9 @@ def test_a_file_without_a_mapping_fails_by_name(monkeypatch: pytest.MonkeyPatch)
 def test_a_live_event_has_the_live_assets_key(event_type: str) -> None:
     """The key is `live_asset_id`, also where the body names another asset, and in a dead letter too."""
     body = {"type": event_type, "live_asset_id": "l1", "asset_id": "a1"}
-    made = NORMALIZER.event(delivery(body))
-    assert (made.event_type, made.key) == (event_type, b"l1")
-    assert value(made)["additional"] == {"asset_id": "a1"}
+    result = NORMALIZER.event(delivery(body))
+    assert (result.event_type, result.key) == (event_type, b"l1")
+    assert value(result)["additional"] == {"asset_id": "a1"}
     dead = NORMALIZER.event(delivery(body | {"live_asset_id": ["l1"]}))
     assert (dead.event_type, dead.key, value(dead)["pointer"]) == ("dead-letter", None, "/live_asset_id")
 
@@ -664,7 +664,7 @@ def test_a_live_event_has_the_live_assets_key(event_type: str) -> None:
 @pytest.mark.parametrize(("about", "key"), [({}, None), ({"asset_id": None}, None), ({"asset_id": 7}, b"7")])
 def test_a_product_event_may_be_about_no_asset(about: dict[str, Any], key: bytes | None) -> None:
     """Without an asset there is no key and no subject; what Gumlet does not specify is as delivered."""
-    made = NORMALIZER.event(delivery({"type": "event.playlist.created", "playlist_id": ["p"]} | about))
-    assert (made.event_type, made.key) == ("event.playlist.created", key)
-    assert value(made)["additional"] == {"playlist_id": ["p"]}
-    assert ("ce_subject" in dict(made.headers)) == (key is not None)
+    result = NORMALIZER.event(delivery({"type": "event.playlist.created", "playlist_id": ["p"]} | about))
+    assert (result.event_type, result.key) == ("event.playlist.created", key)
+    assert value(result)["additional"] == {"playlist_id": ["p"]}
+    assert ("ce_subject" in dict(result.headers)) == (key is not None)

@@ -1,4 +1,4 @@
-"""What holds of the normalizer for any body at all."""
+"""Properties of the normalizer that hold for any body."""
 
 from __future__ import annotations
 
@@ -121,21 +121,21 @@ def event(body: bytes) -> Event:
 
 def check(body: bytes) -> Event:
     """Check what holds of every event, and return the one that `body` becomes."""
-    made = event(body)
-    value = orjson.loads(made.value)
-    VALIDATORS[made.event_type].validate(value)
-    assert made.event_type in {*MAPPINGS, "unrecognized", "dead-letter"}
-    if made.event_type == "dead-letter":
+    result = event(body)
+    value = orjson.loads(result.value)
+    VALIDATORS[result.event_type].validate(value)
+    assert result.event_type in {*MAPPINGS, "unrecognized", "dead-letter"}
+    if result.event_type == "dead-letter":
         assert base64.b64decode(value["body_base64"]) == body
         assert value["reason"] != "internal_error"
-    elif made.event_type == "unrecognized":
+    elif result.event_type == "unrecognized":
         assert value["event"] == orjson.loads(body)
     else:
-        subject = value.get(CONTRACT.topics[made.event_type].key)
-        assert made.key == (None if subject is None else subject.encode())
-        assert value["type"] == made.event_type
-    assert event(body) == made
-    return made
+        subject = value.get(CONTRACT.topics[result.event_type].key)
+        assert result.key == (None if subject is None else subject.encode())
+        assert value["type"] == result.event_type
+    assert event(body) == result
+    return result
 
 
 def shuffled(value: Any) -> Any:
@@ -152,24 +152,24 @@ def pruned(value: Any) -> Any:
 
 @given(st.binary(max_size=60))
 def test_any_bytes_become_one_valid_event(body: bytes) -> None:
-    """Bytes without any form raise nothing, and become a record of the contract."""
+    """Arbitrary bytes raise nothing, and become a record of the contract."""
     check(body)
 
 
 @given(ANY)
 def test_any_json_becomes_one_valid_event(document: Any) -> None:
-    """A body that is not an object is a dead letter; each dead letter has a reason."""
-    made = check(orjson.dumps(document))
+    """JSON that is not an object is a dead letter with that reason."""
+    result = check(orjson.dumps(document))
     if not isinstance(document, dict):
-        assert orjson.loads(made.value)["reason"] == "not_an_object"
+        assert orjson.loads(result.value)["reason"] == "not_an_object"
 
 
 @given(OBJECT)
 def test_any_object_becomes_one_valid_event(document: dict[str, Any]) -> None:
     """Known fields with values of any kind give a typed record, or a dead letter that points to the type's key."""
-    made = check(orjson.dumps(document))
-    if made.event_type == "dead-letter":
-        value = orjson.loads(made.value)
+    result = check(orjson.dumps(document))
+    if result.event_type == "dead-letter":
+        value = orjson.loads(result.value)
         assert value["reason"] == "schema_violation"
         assert value["pointer"] in {"/asset_id", "/live_asset_id"}
 
@@ -177,14 +177,14 @@ def test_any_object_becomes_one_valid_event(document: dict[str, Any]) -> None:
 @given(OBJECT)
 def test_every_field_is_in_the_record_or_in_additional(document: dict[str, Any]) -> None:
     """A field that has no form in the contract is in `additional` as delivered; null is the same as absent."""
-    made = check(orjson.dumps(document))
-    if made.event_type not in MAPPINGS:
+    result = check(orjson.dumps(document))
+    if result.event_type not in MAPPINGS:
         return
-    record = orjson.loads(made.value)
-    rules = MAPPINGS[made.event_type].rules
+    record = orjson.loads(result.value)
+    rules = MAPPINGS[result.event_type].rules
     for name, value in document.items():
         rule = rules.get(name)
-        if rule is None and value is not None and document.get("type") == made.event_type:
+        if rule is None and value is not None and document.get("type") == result.event_type:
             assert record["additional"][name] == value
         elif rule and value is not None and name not in record.get("additional", {}):
             assert any(target in record for target in rule.names), name
@@ -193,13 +193,13 @@ def test_every_field_is_in_the_record_or_in_additional(document: dict[str, Any])
 
 
 @given(OBJECT)
-def test_the_order_of_keys_is_no_content(document: dict[str, Any]) -> None:
+def test_the_order_of_keys_is_not_content(document: dict[str, Any]) -> None:
     """The same JSON with its keys in another order, and with spaces, has the same id, topic and key."""
-    made = event(orjson.dumps(document))
+    result = event(orjson.dumps(document))
     other = event(orjson.dumps(shuffled(document), option=orjson.OPT_INDENT_2))
-    assert (other.id, other.topic, other.key) == (made.id, made.topic, made.key)
-    if made.event_type != "dead-letter":  # which holds the bytes as they came
-        assert other.value == made.value
+    assert (other.id, other.topic, other.key) == (result.id, result.topic, result.key)
+    if result.event_type != "dead-letter":  # which holds the bytes as they came
+        assert other.value == result.value
 
 
 @given(KNOWN_ENOUGH)
@@ -229,8 +229,8 @@ def test_nothing_unknown_is_dropped(parts: dict[str, Any]) -> None:
 def test_time_and_source_are_not_in_the_value(document: dict[str, Any]) -> None:
     """A typed record's value is the same whenever and wherever the body was received."""
     body = orjson.dumps(document)
-    made = NORMALIZER.event(Delivery(0, "a", body))
+    result = NORMALIZER.event(Delivery(0, "a", body))
     other = NORMALIZER.event(Delivery(1_700_000_000_000, "b", body))
-    assert made.event_type == other.event_type
-    if made.event_type != "dead-letter":
-        assert made.value == other.value
+    assert result.event_type == other.event_type
+    if result.event_type != "dead-letter":
+        assert result.value == other.value

@@ -1,4 +1,4 @@
-"""The contract's files: that they are whole, and that what is wrong with one is said by name."""
+"""The contract's files: that they are complete, and that an error names the file and its cause."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ INTERNAL_KEYWORDS = {"dead-letter", "unrecognized"}
 
 
 def resolved(schema: dict[str, Any]) -> dict[str, Any]:
-    """Follow a reference to the shared definitions."""
+    """Return the target of a reference to the shared definitions."""
     reference = schema.get("$ref")
     if reference is None:
         return schema
@@ -64,7 +64,7 @@ def sources(mapping: ObjectMapping, record: str = "", delivered: str = "") -> It
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    """Return a copy of the contract's directory, to be spoilt."""
+    """Return a copy of the contract's directory, to be changed."""
     return Path(shutil.copytree(schemas_directory(), tmp_path / "schemas"))
 
 
@@ -103,8 +103,8 @@ def test_every_type_that_is_documented_has_a_topic() -> None:
     }
 
 
-def test_a_topic_is_all_that_its_file_says() -> None:
-    """Key, partitions, configuration and version are read from x-topic."""
+def test_a_topic_is_defined_by_its_file() -> None:
+    """Key, partitions, configuration and version come from x-topic."""
     topic = CONTRACT.topics["video.status.stream_ready"]
     assert topic.dataschema == "urn:gumlet-kafka-bridge:video.status.stream_ready:1"
     assert (topic.key, topic.partitions) == ("asset_id", 6)
@@ -123,8 +123,8 @@ def test_the_prefix_begins_each_name() -> None:
     assert topics["video.status.ready"].dataschema == "urn:gumlet-kafka-bridge:video.status.ready:1"
 
 
-def test_a_new_major_is_a_new_topic(directory: Path) -> None:
-    """From version 2 on the topic's name ends in the version, and ce_dataschema names it."""
+def test_a_new_version_is_a_new_topic(directory: Path) -> None:
+    """From version 2 on the topic's name ends with the version, and ce_dataschema has it."""
     edit(directory / "video.status.ready.json", x_topic={"version": 2})
     topic = Contract.load(directory=directory).topics["video.status.ready"]
     assert (topic.name, topic.version) == ("gumlet.video.status.ready.v2", 2)
@@ -132,7 +132,7 @@ def test_a_new_major_is_a_new_topic(directory: Path) -> None:
 
 
 def test_an_installed_package_has_its_own_schemas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The directory inside the package is preferred to the one next to it."""
+    """The directory inside the package has precedence over the one next to it."""
     (tmp_path / "bridge").mkdir()
     monkeypatch.setattr(contract_module, "__file__", str(tmp_path / "bridge" / "contract" / "schemas.py"))
     assert schemas_directory() == tmp_path / "schemas"
@@ -166,8 +166,8 @@ def test_a_schema_is_closed_documented_and_has_examples(event_type: str) -> None
 
 
 @pytest.mark.parametrize("event_type", sorted(MAPPINGS))
-def test_a_schema_and_its_table_agree(event_type: str) -> None:
-    """Each property comes from where its x-source says, and the table makes no other."""
+def test_a_schema_and_its_mapping_agree(event_type: str) -> None:
+    """Each property has the source that its x-source names, and the mapping sets no other."""
     documented = {pointer: schema["x-source"] for pointer, schema in properties(CONTRACT.topics[event_type].schema)}
     assert (documented.pop("/additional"), documented.pop("/body_base64")) == ("", "")
     for part in ("numerator", "denominator"):  # made of one delivered value, by one rule
@@ -245,22 +245,22 @@ def test_a_missing_directory_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("content", "message"), [(b"{", "is not JSON"), (b"[]", "is not a JSON object")])
-def test_a_file_that_is_no_json_object_is_named(directory: Path, content: bytes, message: str) -> None:
-    """The file and what is wrong with it are in the message."""
+def test_a_file_that_is_not_a_json_object_is_named(directory: Path, content: bytes, message: str) -> None:
+    """The message has the file and the error."""
     (directory / "video.status.ready.json").write_bytes(content)
     with pytest.raises(ContractError, match=rf"video\.status\.ready\.json {message}"):
         Contract.load(directory=directory)
 
 
 def test_a_file_that_cannot_be_read_is_named(directory: Path) -> None:
-    """What the system says of the file is in the message."""
+    """The message has the system's error."""
     (directory / "odd.json").mkdir()
     with pytest.raises(ContractError, match=r"odd\.json cannot be read: Is a directory"):
         Contract.load(directory=directory)
 
 
 def test_a_file_without_its_topic_is_named(directory: Path) -> None:
-    """A schema without an x-topic block is rejected."""
+    """A schema without an x-topic block is an error."""
     (directory / "other.json").write_bytes(b'{"type":"object"}')
     with pytest.raises(ContractError, match=r"other\.json has no x-topic block"):
         Contract.load(directory=directory)
@@ -282,7 +282,7 @@ def test_a_file_without_its_topic_is_named(directory: Path) -> None:
         ({"config": {"retention.ms": 5}}, "every value of x-topic.config"),
     ],
 )
-def test_a_wrong_topic_block_is_told(directory: Path, x_topic: dict[str, Any], message: str) -> None:
+def test_an_invalid_topic_block_is_named(directory: Path, x_topic: dict[str, Any], message: str) -> None:
     """Each member of x-topic is checked, and named with what it must be."""
     edit(directory / "video.status.ready.json", x_topic=x_topic)
     with pytest.raises(ContractError, match=rf"video\.status\.ready\.json: .*{message}"):
@@ -303,7 +303,7 @@ def test_a_wrong_topic_block_is_told(directory: Path, x_topic: dict[str, Any], m
         ({"not": {"$ref": "urn:example:common"}}, "refers to urn:example:common, which is not in /"),
     ],
 )
-def test_a_wrong_schema_is_told(directory: Path, change: dict[str, Any], message: str) -> None:
+def test_an_invalid_schema_is_named(directory: Path, change: dict[str, Any], message: str) -> None:
     """An invalid schema and a reference to nothing are found at once; nothing is fetched."""
     edit(directory / "video.status.ready.json", **change)
     with pytest.raises(ContractError, match=rf"video\.status\.ready\.json {message}"):
@@ -311,14 +311,14 @@ def test_a_wrong_schema_is_told(directory: Path, change: dict[str, Any], message
 
 
 @pytest.mark.parametrize("prefix", ["gum let.", "x" * 240, "ä"])
-def test_a_name_that_kafka_refuses_is_told(prefix: str) -> None:
-    """A topic's name is checked before Kafka is asked."""
+def test_a_topic_name_that_kafka_rejects_is_an_error(prefix: str) -> None:
+    """A topic's name is checked when the contract is loaded."""
     with pytest.raises(ContractError, match="cannot be the name of a Kafka topic"):
         Contract.load(prefix)
 
 
-def test_two_files_of_one_topic_are_told(directory: Path) -> None:
-    """`_` becomes `-`: two types may not end in the same topic."""
+def test_two_files_of_one_topic_are_an_error(directory: Path) -> None:
+    """`_` becomes `-`: two types may not share a topic."""
     twin = directory / "video.status.stream-ready.json"
     shutil.copy(directory / "video.status.stream_ready.json", twin)
     edit(twin, x_topic={"event_type": "video.status.stream-ready"}, **{"$id": twin.name})

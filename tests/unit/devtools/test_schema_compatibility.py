@@ -98,7 +98,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], set[str]]] = {
 
 
 @pytest.mark.parametrize(("old", "new", "breaks"), CASES.values(), ids=CASES)
-def test_a_change_breaks_what_its_rule_says(old: dict[str, Any], new: dict[str, Any], breaks: set[str]) -> None:
+def test_a_change_breaks_what_its_rule_names(old: dict[str, Any], new: dict[str, Any], breaks: set[str]) -> None:
     """Each kind of change, alone: whether it breaks old records, old consumers or both."""
     changes = list(schema_changes(old, new))
     assert set().union(*(change.breaks for change in changes)) == breaks
@@ -150,14 +150,14 @@ def edit(path: Path, x_topic: dict[str, Any] | None = None, **properties: Any) -
 def test_a_topic_keeps_its_key_partitions_and_cleanup(
     directory: Path, x_topic: dict[str, Any], breaks: set[str]
 ) -> None:
-    """What decides order and what stays on the topic is part of the contract; retention may change."""
+    """Key, partitions and cleanup policy are part of the contract; retention may change."""
     edit(directory / "video.status.ready.json", x_topic)
     topics = compare(read_files(schemas_directory()), read_files(directory))
-    assert set().union(*(verdict.breaks for verdict in topics)) == breaks
+    assert set().union(*(topic.breaks for topic in topics)) == breaks
 
 
 def test_a_shared_definition_changes_every_topic_that_uses_it(directory: Path) -> None:
-    """A change of common.json is reported for each topic whose records use it, and for no other."""
+    """A change of common.json is reported for each topic whose records it affects, and for no other."""
     common = orjson.loads((directory / "common.json").read_bytes())
     common["$defs"]["progress_percent"]["maximum"] = 50
     (directory / "common.json").write_bytes(orjson.dumps(common))

@@ -1,4 +1,4 @@
-"""The simulated Gumlet: its assets go through the states of real ones, and a seed determines all events."""
+"""Simulated assets: reproducible, realistic, and within the contract."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from typing import Any
 import orjson
 import pytest
 
+from bridge.contract.drift import Drift
+from bridge.contract.normalizer import Normalizer
+from bridge.contract.schemas import Contract
 from bridge.devtools import simulated_assets as simulation
 from bridge.devtools.simulated_assets import READY_BYTES, TYPES, Asset, generate_assets
-from bridge.event import canonical
+from bridge.event import Delivery, canonical
 
 ASSETS = 400
 
@@ -43,34 +46,34 @@ def _shapes(bodies: list[dict[str, Any]], *path: str) -> set[type]:
     return found
 
 
-def test_same_seed_same_bytes() -> None:
-    """A seed gives the same bytes every time, another seed gives others."""
+def test_same_seed_gives_the_same_bytes() -> None:
+    """A seed gives the same bytes every time, another seed other bytes."""
     assert _sent(7) == _sent(7)
     assert not set(_sent(7)) & set(_sent(8))
 
 
-def test_an_asset_needs_no_other() -> None:
-    """Asset number n of a seed is the same whether or not those before it were made, however often asked."""
+def test_assets_do_not_depend_on_each_other() -> None:
+    """Asset number n of a seed is the same whether or not earlier ones were generated."""
     fifth = next(islice(generate_assets(3), 5, None))
     assert list(fifth.events()) == list(Asset(3, 5).events())
     assert list(fifth.events()) == list(fifth.events())
 
 
 def test_every_type_occurs(assets: list[Asset], bodies: list[dict[str, Any]]) -> None:
-    """All the types of a video's life are sent, each body carrying its own."""
+    """All types of a video's lifecycle are sent, each in its body."""
     assert {body["type"] for body in bodies} == TYPES
     assert all(tuple(t for t, _ in asset.events()) == asset.types for asset in assets)
     assert all(body["type"] == event_type for asset in assets for event_type, body in asset.events())
 
 
-def test_asset_ids_are_gumlets(assets: list[Asset]) -> None:
-    """Every asset has an id of its own, 24 hexadecimal digits."""
+def test_asset_ids_look_like_gumlets(assets: list[Asset]) -> None:
+    """Every asset has a unique id of 24 hexadecimal digits."""
     assert all(re.fullmatch("[0-9a-f]{24}", asset.asset_id) for asset in assets)
     assert len({asset.asset_id for asset in assets}) == ASSETS
 
 
-def test_a_life_has_its_order(assets: list[Asset]) -> None:
-    """Created comes first, playable before ready, repackaged after it, nothing after errored or deleted."""
+def test_events_follow_the_lifecycle(assets: list[Asset]) -> None:
+    """Created is first, stream_ready before ready, repackaged after it, nothing after errored or deleted."""
     before = {
         simulation.DOWNLOADED: {simulation.CREATED},
         simulation.STREAM_READY: {simulation.DOWNLOADED},
@@ -86,14 +89,14 @@ def test_a_life_has_its_order(assets: list[Asset]) -> None:
 
 
 def test_progress_never_falls(assets: list[Asset]) -> None:
-    """An asset's progress rises to 100 at ready; some assets never report it, as the SDK has no such field."""
-    silent = 0
+    """An asset's progress rises to 100 at ready; some assets have none, as in the SDK."""
+    without = 0
     for asset in assets:
-        told = [body["progress"] for _, body in asset.events() if "progress" in body]
-        assert told == sorted(told)
-        assert not told or (told[-1] == 100) == (simulation.READY in asset.types)
-        silent += not told
-    assert 0 < silent < ASSETS
+        values = [body["progress"] for _, body in asset.events() if "progress" in body]
+        assert values == sorted(values)
+        assert not values or (values[-1] == 100) == (simulation.READY in asset.types)
+        without += not values
+    assert 0 < without < ASSETS
 
 
 @pytest.mark.parametrize(
@@ -107,18 +110,20 @@ def test_progress_never_falls(assets: list[Asset]) -> None:
         (("warning",), {dict, list}),
     ],
 )
-def test_document_and_sdk_disagree(bodies: list[dict[str, Any]], path: tuple[str, ...], shapes: set[type]) -> None:
-    """Where Gumlet's document and its SDK differ, both forms are sent."""
+def test_both_forms_are_sent_where_document_and_sdk_differ(
+    bodies: list[dict[str, Any]], path: tuple[str, ...], shapes: set[type]
+) -> None:
+    """Where Gumlet's document and its SDK differ, both JSON types occur."""
     assert _shapes(bodies, *path) == shapes
 
 
-def test_bodies_are_json(bodies: list[dict[str, Any]]) -> None:
-    """What a receiver parses has the same canonical form, hence the same id, as what was meant."""
+def test_bodies_survive_a_json_round_trip(bodies: list[dict[str, Any]]) -> None:
+    """A parsed body has the same canonical form, and so the same id, as the generated one."""
     assert all(canonical(orjson.loads(orjson.dumps(body))) == canonical(body) for body in bodies)
 
 
-def test_ready_has_a_real_size(bodies: list[dict[str, Any]]) -> None:
-    """A ready body is as large as real ones; a warning comes on top."""
+def test_ready_bodies_have_a_realistic_size(bodies: list[dict[str, Any]]) -> None:
+    """A ready body without its warning is as large as real ones."""
     ready = [body for body in bodies if body["type"] == simulation.READY]
     sizes = [len(orjson.dumps({k: v for k, v in body.items() if k != "warning"})) for body in ready]
     assert READY_BYTES[0] <= min(sizes)
@@ -126,8 +131,8 @@ def test_ready_has_a_real_size(bodies: list[dict[str, Any]]) -> None:
     assert max(sizes) - min(sizes) > 200
 
 
-def test_low_resolution_warns(bodies: list[dict[str, Any]]) -> None:
-    """A warning comes exactly with a finished asset whose frame is smaller than Gumlet's minimum."""
+def test_low_resolution_has_a_warning(bodies: list[dict[str, Any]]) -> None:
+    """Exactly the finished assets with a frame below Gumlet's minimum have a warning."""
     for body in bodies:
         if body["type"] in (simulation.READY, simulation.REPACKAGED):
             least = 145 if body["output"]["format"] == "mp4" else 240
@@ -136,15 +141,15 @@ def test_low_resolution_warns(bodies: list[dict[str, Any]]) -> None:
             assert "warning" not in body
 
 
-def test_output_and_error(bodies: list[dict[str, Any]]) -> None:
+def test_errored_and_deleted_bodies_have_no_output(bodies: list[dict[str, Any]]) -> None:
     """An errored asset has an error, an errored or deleted one no output."""
     for body in bodies:
         assert ("error" in body) == (body["type"] == simulation.ERRORED)
         assert ("output" in body) == (body["type"] not in (simulation.ERRORED, simulation.DELETED))
 
 
-def test_measured_once_downloaded(bodies: list[dict[str, Any]]) -> None:
-    """Properties known only after the download are absent before it."""
+def test_measurements_are_sent_after_the_download(bodies: list[dict[str, Any]]) -> None:
+    """Properties that are known only after the download are not sent before it."""
     assert all("duration" not in body["input"] for body in bodies if body["type"] == simulation.CREATED)
     assert all("duration" in body["input"] for body in bodies if body["type"] == simulation.DOWNLOADED)
     assert {"duration" in body["input"] for body in bodies if body["type"] == simulation.ERRORED} == {
@@ -153,8 +158,8 @@ def test_measured_once_downloaded(bodies: list[dict[str, Any]]) -> None:
     }
 
 
-def test_repackaged_repeats_itself(assets: list[Asset]) -> None:
-    """An asset is repackaged several times: some bodies nearly the same, some the same to the byte."""
+def test_repackaged_bodies_are_similar_or_equal(assets: list[Asset]) -> None:
+    """An asset is repackaged several times; some bodies are nearly equal, some byte-identical."""
     same, nearly = 0, 0
     for asset in assets:
         sent = [body for event_type, body in asset.events() if event_type == simulation.REPACKAGED]
@@ -167,10 +172,20 @@ def test_repackaged_repeats_itself(assets: list[Asset]) -> None:
     assert nearly
 
 
-def test_metadata_is_the_users(bodies: list[dict[str, Any]]) -> None:
-    """The user's own keys are any JSON: nothing at all, nested, not ASCII, null."""
+def test_metadata_is_any_json(bodies: list[dict[str, Any]]) -> None:
+    """User metadata is any JSON: empty, nested, not ASCII, null."""
     metadata = [body["input"]["metadata"] for body in bodies]
     assert {} in metadata
     assert any(None in each.values() for each in metadata)
     assert any(isinstance(value, dict) for each in metadata for value in each.values())
     assert any(not key.isascii() for each in metadata for key in each)
+
+
+def test_simulated_bodies_are_within_the_contract(assets: list[Asset]) -> None:
+    """Every body becomes an event of its own type, and none causes a schema drift warning."""
+    drift = Drift()
+    normalizer = Normalizer(Contract.load(), drift)
+    for asset in assets:
+        for event_type, body in asset.events():
+            assert normalizer.event(Delivery(0, "default", orjson.dumps(body))).event_type == event_type
+    assert drift.counts == {}

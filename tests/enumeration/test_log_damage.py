@@ -1,0 +1,252 @@
+"""Damage to a small log, exhaustively: every bit, every length, every sector, every segment.
+
+The log has 20 groups in two segments and a parked log, all of it acknowledged and confirmed by a frame without
+deliveries. After each single change of one file:
+
+* every delivery outside the damaged frame is read, in order, once; none is read that was not appended;
+* the deliveries that are not read are counted as lost, exactly, with nothing silent;
+* opening never raises, the next append works, and the log goes on with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from bridge.event import Delivery
+from bridge.queue import log as log_module
+from bridge.queue.files import Files
+from bridge.queue.frame import PREAMBLE_BYTES, Frame
+from bridge.queue.log import Log
+from bridge.queue.log_reader import Damage, Segment
+
+SEGMENT_BYTES = 2048
+SECTOR_BYTES = 512
+GROUPS = 20
+
+
+class UnsyncedFiles(Files):
+    """Files without waiting for the disk, which these tests do not observe."""
+
+    def fsync(self, descriptor: int) -> None:
+        """Do nothing."""
+
+    def fsync_directory(self, path: Path) -> None:
+        """Do nothing."""
+
+
+class Original(NamedTuple):
+    """An undamaged log: its files, its deliveries, and where in the files each frame lies."""
+
+    files: dict[str, bytes]
+    numbers: list[int]
+    frames: dict[str, list[tuple[int, int, set[int]]]]
+
+    def loses_confirmation(self, name: str, end: int) -> bool:
+        """Return whether damage up to `end` of a segment reaches the frame that confirms the last deliveries.
+
+        Without it, they cannot be told from a write that a power cut interrupted: they are reported, not counted.
+        """
+        return name == list(self.files)[-1] and end > self.frames[name][-1][0]
+
+    def affected(self, name: str, begin: int, end: int) -> set[int]:
+        """Return the deliveries of the frames of a segment that a range touches."""
+        touched = [numbers for start, stop, numbers in self.frames[name] if start < end and begin < stop]
+        return set().union(*touched)
+
+
+class Reopened(NamedTuple):
+    """A log after a change: the deliveries read, and the number counted as lost."""
+
+    numbers: list[int]
+    lost: int
+    damage: list[Damage]
+
+
+def open_log(root: Path, damage: list[Damage]) -> Log:
+    """Open the log below a directory."""
+    return Log(
+        root / "log", root / "quarantine", damage.append, files=UnsyncedFiles(), segment_bytes=SEGMENT_BYTES
+    )  # fmt: skip
+
+
+def read_numbers(log: Log) -> list[int]:
+    """Return the numbers in the bodies of all pending deliveries."""
+    with contextlib.closing(log.reader(log.state.settled)) as reader:
+        numbers: list[int] = []
+        while groups := reader.read(log.last):
+            numbers += [int(each.body.partition(b":")[0]) for group in groups for each in group.deliveries]
+        return numbers
+
+
+@pytest.fixture
+def original(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Original:
+    """Write the log that is damaged."""
+    monkeypatch.setattr(log_module, "MIN_SEGMENT_BYTES", SEGMENT_BYTES)
+    monkeypatch.setattr(log_module, "RESERVED_BYTES", 64)
+    log = open_log(tmp_path, [])
+    numbers: list[int] = []
+    for group in range(GROUPS):
+        new = list(range(len(numbers) + 1, len(numbers) + 2 + group % 3))
+        log.append([Delivery(1_700_000_000_000, "s", f"{number}:".encode() + b"\xff" * (3 * group)) for number in new])
+        numbers += new
+    log.checkpoint()
+    log.close()
+    files = {path.name: path.read_bytes() for path in sorted((tmp_path / "log").iterdir())}
+    frames: dict[str, list[tuple[int, int, set[int]]]] = {}
+    for name in files:
+        with contextlib.closing(Segment(UnsyncedFiles(), tmp_path / "log" / name)) as segment:
+            walked = [frame for frame in segment.walk() if isinstance(frame, Frame)]
+            frames[name] = [(f.offset, f.end, set(range(f.first, f.last + 1))) for f in walked]
+    assert len(files) == 2
+    return Original(files, numbers, frames)
+
+
+@pytest.fixture
+def memory_directory() -> Iterator[Path]:
+    """Return a directory in memory where the system has one: tens of thousands of files are written."""
+    base = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - a new directory in it is used
+    with tempfile.TemporaryDirectory(dir=base) as name:
+        yield Path(name)
+
+
+def reopen(root: Path, files: dict[str, bytes]) -> Reopened:
+    """Open files as a log, read everything, append one more delivery and read it."""
+    for folder in ("log", "quarantine"):
+        (root / folder).mkdir(exist_ok=True)
+        for path in (root / folder).iterdir():
+            path.unlink()
+    for name, content in files.items():
+        (root / "log" / name).write_bytes(content)
+    damage: list[Damage] = []
+    log = open_log(root, damage)
+    numbers = read_numbers(log)
+    lost = sum(each.lost for each in damage)
+    log.append([Delivery(1, "s", b"9999:")])
+    assert read_numbers(log)[-1] == 9999
+    log.close()
+    return Reopened(numbers, lost, damage)
+
+
+def check(original: Original, found: Reopened, may_miss: set[int], what: object) -> None:
+    """Find exactly what may be missing missing, and counted."""
+    missing = [number for number in original.numbers if number not in set(found.numbers)]
+    assert found.numbers == [number for number in original.numbers if number not in set(missing)], what
+    assert set(missing) <= may_miss, (what, missing, may_miss)
+    assert found.lost == len(missing), (what, found.lost, missing, found.damage)
+    if missing:
+        assert found.damage, what
+
+
+def end_of_frames(original: Original, name: str) -> int:
+    """Return the offset behind the last frame of a segment."""
+    return original.frames[name][-1][1]
+
+
+def test_every_flipped_bit_costs_at_most_its_frame_and_is_counted(
+    original: Original, memory_directory: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """Each bit of the preambles and frames, and of the first bytes behind them."""
+    flips = costly = 0
+    for name, content in original.files.items():
+        for offset in range(min(len(content), end_of_frames(original, name) + 16)):
+            affected = original.affected(name, offset, offset + 1)
+            for bit in range(8):
+                changed = bytearray(content)
+                changed[offset] ^= 1 << bit
+                found = reopen(memory_directory, original.files | {name: bytes(changed)})
+                check(original, found, affected, (name, offset, bit))
+                assert offset < PREAMBLE_BYTES or not affected or found.lost == len(affected), (name, offset, bit)
+                assert found.damage, (name, offset, bit)
+                flips += 1
+                costly += bool(found.lost)
+    record_property("covered", f"log: {flips} single-bit flips, {costly} of them cost their frame, none another")
+    assert costly > GROUPS * 64 * 8
+
+
+def test_every_truncation_costs_at_most_the_frames_cut_off(
+    original: Original, memory_directory: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """Each length of each segment; no missing byte of a frame is silent."""
+    lengths = 0
+    for name, content in original.files.items():
+        end = end_of_frames(original, name)
+        for length in range(end + 1):
+            found = reopen(memory_directory, original.files | {name: content[:length]})
+            missing = [number for number in original.numbers if number not in set(found.numbers)]
+            assert set(missing) <= original.affected(name, length, len(content)), (name, length)
+            assert found.damage or length == end, (name, length)  # behind the frames are only zeros
+            if name != list(original.files)[-1]:
+                check(original, found, original.affected(name, length, len(content)), (name, length))
+            lengths += 1
+    record_property("covered", f"log: {lengths} truncated lengths")
+
+
+@pytest.mark.parametrize("filler", [b"\0", b"\xff"])
+def test_every_overwritten_sector_costs_at_most_the_frames_in_it(
+    original: Original, memory_directory: Path, filler: bytes
+) -> None:
+    """Each 512-byte sector, filled with zeros or with ones."""
+    for name, content in original.files.items():
+        for begin in range(0, end_of_frames(original, name), SECTOR_BYTES):
+            changed = content[:begin] + filler * SECTOR_BYTES + content[begin + SECTOR_BYTES :]
+            found = reopen(memory_directory, original.files | {name: changed})
+            affected = original.affected(name, begin, begin + SECTOR_BYTES)
+            if not original.loses_confirmation(name, begin + SECTOR_BYTES):
+                check(original, found, affected, (name, begin))
+            else:
+                assert set(original.numbers) - set(found.numbers) <= affected, (name, begin)
+                assert found.damage, (name, begin)
+
+
+def test_every_pair_of_swapped_sectors_costs_at_most_the_frames_in_them(
+    original: Original, memory_directory: Path
+) -> None:
+    """Each pair of different 512-byte sectors of a segment."""
+    pairs = 0
+    for name, content in original.files.items():
+        sectors = range(0, end_of_frames(original, name), SECTOR_BYTES)
+        for first in sectors:
+            for second in range(first + SECTOR_BYTES, sectors.stop, SECTOR_BYTES):
+                one, other = content[first : first + SECTOR_BYTES], content[second : second + SECTOR_BYTES]
+                changed = bytearray(content)
+                changed[first : first + SECTOR_BYTES] = other
+                changed[second : second + SECTOR_BYTES] = one
+                found = reopen(memory_directory, original.files | {name: bytes(changed)})
+                affected = original.affected(name, first, first + SECTOR_BYTES)
+                affected |= original.affected(name, second, second + SECTOR_BYTES)
+                missing = set(original.numbers) - set(found.numbers)
+                assert missing <= affected, (name, first, second)
+                assert found.numbers == sorted(found.numbers), (name, first, second)
+                assert found.damage or one == other, (name, first, second)
+                if not original.loses_confirmation(name, second + SECTOR_BYTES):
+                    assert found.lost == len(missing), (name, first, second)
+                pairs += 1
+    assert pairs > 5
+
+
+def test_a_missing_segment_is_counted_exactly_unless_it_is_the_last(original: Original, memory_directory: Path) -> None:
+    """A first segment that is gone is known from the next one; of a last one nothing is left that could tell."""
+    first, last = original.files
+    found = reopen(memory_directory, {last: original.files[last]})
+    check(original, found, original.affected(first, 0, 2**40), "first")
+    assert found.lost
+    found = reopen(memory_directory, {first: original.files[first]})
+    assert set(original.numbers) - set(found.numbers) == original.affected(last, 0, 2**40)
+
+
+def test_a_duplicated_segment_costs_nothing(original: Original, memory_directory: Path) -> None:
+    """A copy under each other name that a segment could have is not taken for one, and nothing is read twice."""
+    for name, content in original.files.items():
+        for number in (*range(1, len(original.numbers) + 3), 10**6):
+            copy = f"{number:020}.log"
+            if copy not in original.files:
+                found = reopen(memory_directory, original.files | {copy: content})
+                assert found.numbers == original.numbers, (name, copy)
+                assert found.lost == 0, (name, copy)
+                assert found.damage, (name, copy)
