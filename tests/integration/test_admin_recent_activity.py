@@ -1,4 +1,4 @@
-"""The daemon's recent events match the records on Kafka."""
+"""What the daemon tells of its last events is what is on Kafka."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ async def test_places_and_times_of_the_last_events(daemon: Daemon, broker: Broke
 
 
 async def test_a_repeated_delivery_is_published_and_counted(daemon: Daemon) -> None:
-    """A duplicate is published, since it may be a second real event; the duplicate counter counts it."""
+    """A repeat is a record as any other, since it may be a second real event; the figure tells of it."""
     for body in (
         b'{"type": "a.new.type", "n": 1}',
         b'{"n": 1, "type": "a.new.type"}',

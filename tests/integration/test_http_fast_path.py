@@ -32,7 +32,7 @@ def whole(body: bytes = BODY, token: str = TOKEN, path: str = "/webhooks/gumlet"
 
 
 class Sender:
-    """A connection that sends raw bytes and reads the responses one by one."""
+    """A connection that sends what it is told, and reads answers one by one."""
 
     def __init__(self, daemon: Daemon) -> None:
         address = urlsplit(daemon.public)
@@ -64,7 +64,7 @@ class Sender:
         return self.answer()[0]
 
     def closed(self) -> bool:
-        """Return whether the other side has closed the connection."""
+        """Tell whether the other side has closed."""
         return self._file.read(1) == b""
 
 

@@ -11,13 +11,13 @@ NOWHERE = "127.0.0.1:9"
 
 
 def test_ready_without_kafka_when_the_journal_keeps_the_promise(tmp_path: Path) -> None:
-    """While Kafka is unavailable every replica stays ready: deliveries are pending on disk."""
+    """A Kafka that is away takes no replica out of service: deliveries wait on disk."""
     with Daemon(tmp_path, NOWHERE) as daemon:
         assert request(daemon.admin, "GET", "/readyz").status == 200
 
 
 def test_not_ready_without_kafka_when_kafka_keeps_the_promise(tmp_path: Path) -> None:
-    """With ack = kafka a replica that cannot reach Kafka is not ready, with the reason."""
+    """With ack = kafka a replica that cannot reach Kafka takes no deliveries, and says why."""
     with Daemon(tmp_path, NOWHERE, ack="kafka") as daemon:
         answer = request(daemon.admin, "GET", "/readyz")
         assert answer.status == 503

@@ -1,4 +1,4 @@
-"""Traces: the spans of a delivery and its record's header; nothing is imported unless enabled."""
+"""Traces: the spans of a delivery, its record's header, and nothing of it where nobody asks."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_the_standard_variables_ask(variables: dict[str, str], monkeypatch: pyte
 
 
 def test_an_unknown_exporter_is_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An exporter that is not installed is reported, with the available ones."""
+    """An exporter that is not there is told, with what there is."""
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "jaeger")
     with pytest.raises(ConfigError, match="otlp, console or none"), tracing.start_tracing():
         pass

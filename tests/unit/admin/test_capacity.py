@@ -26,7 +26,7 @@ def test_a_journal_that_fills_is_full_when_its_room_is_used_up(tmp_path: Path) -
 
 
 def test_a_journal_that_empties_or_rests_is_never_full(tmp_path: Path) -> None:
-    """Infinity, which Prometheus can compare, instead of an arbitrary large number."""
+    """Infinite, which Prometheus can compare, and no large figure that somebody made up."""
     seen = forecast(tmp_path)
     assert seen.time_to_full_seconds() == math.inf
     for second in range(11):
@@ -43,7 +43,7 @@ def test_one_moment_is_no_rate(tmp_path: Path) -> None:
 
 
 def test_only_the_last_minute_counts(tmp_path: Path) -> None:
-    """A past outage does not affect the forecast."""
+    """An outage that is over does not go on in the forecast."""
     seen = forecast(tmp_path)
     seen.sample(0, 0)
     for second in range(100, 100 + int(WINDOW_SECONDS)):

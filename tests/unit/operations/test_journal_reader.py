@@ -80,7 +80,7 @@ def test_the_writer_never_waits(writer: Writer, tmp_path: Path) -> None:
         with sqlite3.connect(tmp_path / FILE_NAME, timeout=0) as other:
             busy, frames, _ = other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         assert (busy, frames) == (0, 0)
-        assert [each.place for each in held][-1] == "20", "later deliveries are not read"
+        assert [each.place for each in held][-1] == "20", "what came after the beginning is not read"
 
 
 def test_what_is_settled_meanwhile_is_no_fault(writer: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +118,7 @@ def test_each_fault_is_named_and_the_rest_given(writer: Writer, tmp_path: Path, 
 
 
 def test_a_page_of_zeros_is_a_fault(writer: Writer, tmp_path: Path) -> None:
-    """An error of SQLite itself is reported too."""
+    """Where SQLite itself cannot read on, that is told too."""
     writer.append(50, size=3000)
     writer.file.close()
     path = tmp_path / FILE_NAME
@@ -132,7 +132,7 @@ def test_a_page_of_zeros_is_a_fault(writer: Writer, tmp_path: Path) -> None:
 
 
 def test_no_journal_is_told(tmp_path: Path) -> None:
-    """A missing, an invalid and a newer journal each end the command with a fix."""
+    """A directory without a journal, what is no journal, and one of a newer version: each ends with what to do."""
     with pytest.raises(BridgeError, match="BRIDGE_JOURNAL_DIR"), viewing(tmp_path):
         pass
     (tmp_path / FILE_NAME).write_bytes(b"not a database, but long enough to be looked at" * 100)

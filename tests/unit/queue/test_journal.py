@@ -27,7 +27,7 @@ def settings(directory: Path, **changes: int) -> JournalSettings:
 
 
 def delivery(number: int, size: int = 20) -> Delivery:
-    """Return a distinguishable delivery."""
+    """Return a delivery that can be told from others."""
     return Delivery(1_700_000_000_000 + number, "default", str(number).encode().ljust(size, b"."))
 
 

@@ -1,4 +1,4 @@
-"""Metrics of published records."""
+"""What is counted of what was published: counter, and how late an asset's creation is told."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_sources_that_a_sender_chooses_are_bounded() -> None:
 
 
 def test_reasons_outside_the_closed_set_are_counted_as_other() -> None:
-    """A reason outside the documented ones is counted as `other`."""
+    """A reason is never a label value that nobody reviewed."""
     metrics = Metrics()
     metrics.record_rejection("default", 418, "teapot")
     text = metrics.render().decode()
