@@ -107,6 +107,7 @@ async def test_sigterm_under_load(apache_kafka: Broker, tmp_path: Path, prefix: 
         assert_no_loss(verdict)
 
 
+@pytest.mark.long
 async def test_kill_nine_ten_times(apache_kafka: Broker, tmp_path: Path, prefix: str) -> None:
     """Killed at random moments under load, start-up included, the bridge loses nothing and keeps each asset's order."""
     moments = random.Random(6)
