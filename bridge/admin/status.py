@@ -1,7 +1,7 @@
 """The daemon's status: what /status returns, the checks of the health model, the gauges of queue and components.
 
 Input: queue, metrics, tokens, drift, publisher state. `sample` runs each second, so that rates, history and the start
-of a condition are known whoever asks and however often.
+of a condition do not depend on how often they are asked for.
 """
 
 from __future__ import annotations

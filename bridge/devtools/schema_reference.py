@@ -112,18 +112,18 @@ ISO 8601 text with an offset become that form. Other values are in `additional`.
    | 4 | `ready`, `errored`, `repackaged` | processing has ended; `repackaged` means ready with one more stream |
    | 5 | `deleted` | final: nothing that arrives later revives the asset |
 
-   An event with a lower rank than the stored one is late: ignore its state. With the same rank the later `ce_time` wins:
-   `ready` may follow `errored` if the asset was processed again, and the other way round. `errored` can follow any rank
-   below 4. An asset that is processed again keeps its id, and may repeat its earlier types with other bodies: they
-   are late by the rule above, which is correct, since `ready` or `errored` follows. Steps may be missing: do not wait for them.
-   Live assets have no such order (a stream can connect and disconnect many times): the later `ce_time` wins, and
-   `complete` is the last regular event.
+   An event with a lower rank than the stored one is late: ignore its state. With the same rank the later `ce_time` wins.
+   `errored` can follow any rank below 4. Gumlet documents neither an order nor whether an asset can be processed again:
+   the ranks follow from the meaning of the types. Should an asset be processed again under its id, its earlier types have
+   lower ranks and are ignored, and the `ready` or `errored` that ends the processing wins by its `ce_time`. Steps may be
+   missing: do not wait for them. Live assets have no such order (a stream can connect and disconnect many times): the
+   later `ce_time` wins.
 5. **Ignore what you do not know**: read objects as open. Do not set `additionalProperties: false`, or an equivalent,
    in your code, though the schemas have it: they are closed for the bridge, which validates the records that it sends.
 6. **`status`, error codes and warning codes are open sets**: have a branch for unknown words. Decide by the topic or by
    `type`.
 7. **Absent means unknown.** No property of the contract is null; a null of Gumlet's is absent. `tags` and `warnings` are
-   always present.
+   always present in `video.status.*`.
 8. **`additional` has no stability.** It holds what the contract does not know, as delivered. A property may move from
    there into the contract without notice, and is then no longer in `additional`.
 9. **Commit offsets after the work is done,** not before.

@@ -26,6 +26,7 @@ import structlog
 from aiokafka.errors import BrokerResponseError, KafkaError
 
 from bridge.kafka.client import backoff, describe_error
+from bridge.kafka.diagnosis import explain
 from bridge.kafka.metadata import topic_state
 from bridge.kafka.produce_errors import TOO_LARGE, classify, error_number
 from bridge.publisher.batching import BatchLimits, PartitionQueue
@@ -86,7 +87,7 @@ class BatchProducer:
             try:
                 await producer.start()
             except (KafkaError, OSError, TimeoutError) as error:
-                self._on_connection(connected=False, detail=describe_error(error))
+                self._on_connection(connected=False, detail=await explain(self._settings, error))
                 await producer.close(flush=False)
                 await asyncio.sleep(backoff(attempt))
                 attempt += 1

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import NamedTuple
 
@@ -31,39 +31,18 @@ from bridge.kafka.topics import TopicSurvey
 from bridge.publisher.blocked_topics import BlockedTopics
 from bridge.publisher.conversion import EventConverter
 from bridge.publisher.outgoing import DeliveryReport, OutgoingEvent, RecordEncoder
+from bridge.publisher.prefetcher import Prefetcher
 from bridge.publisher.producer import BatchProducer
-from bridge.queue.interface import DeliveryQueue, Group
+from bridge.queue.interface import DeliveryQueue
 from bridge.telemetry.health import Health
 from bridge.telemetry.metrics import Metrics
 from bridge.telemetry.recent_activity import MAX_ENTRIES, RecentActivity
 from bridge.telemetry.tracing import Tracing
 
-WINDOW_EVENTS = 1000
-"""About the events sent at once: enough for full batches, few enough to be repeated after a crash."""
-WINDOW_BYTES = 4 * 1024 * 1024
-"""About the bytes of deliveries sent at once, where they are large."""
-NORMALIZE_CHUNK_EVENTS = 25
-"""Events normalized before the loop may serve requests again: below a millisecond."""
-YIELD_BACKLOG_EVENTS = 10 * WINDOW_EVENTS
-"""A backlog larger than this leaves the loop to requests that wait for their acknowledgement ..."""
-YIELD_SECONDS = 0.002
-"""... for this long after each chunk."""
-PREFETCH_EVENTS = 2 * WINDOW_EVENTS
-PREFETCH_BYTES = 2 * WINDOW_BYTES
-"""About the most that is normalized while a window is sent: memory does not grow with the backlog."""
-READ_SECONDS = 0.02
-"""The longest that a window waits for further groups that are in the queue already."""
 PROVISION_SECONDS = 60.0
 """Time limit for one attempt to create or verify the topics."""
 
 _log = structlog.stdlib.get_logger()
-
-
-class SendWindow(NamedTuple):
-    """Events that are sent together, and the group that ends with the last of them."""
-
-    events: list[OutgoingEvent]
-    upto: Group
 
 
 class PublishSummary(NamedTuple):
@@ -103,7 +82,7 @@ class Publisher:
         self._metrics = metrics
         self._provision = provision
         self._encoder = encoder
-        self._linger_seconds = linger_seconds
+        self._prefetcher = Prefetcher(queue, self._converter, linger_seconds)
         self._health = health or Health()
         self._tracing = tracing
         self._recent = recent or RecentActivity()
@@ -116,12 +95,6 @@ class Publisher:
             record=self._record,
             health=self._health,
         )
-        self._ready: deque[SendWindow] = deque()
-        self._ready_events = self._ready_bytes = 0
-        self._unsettled = 0
-        self._window_ready = asyncio.Event()
-        self._window_taken = asyncio.Event()
-        self._draining = False
         self._connected: bool | None = None
         self._check_topics = True
         self._published: Counter[str] = Counter()
@@ -143,7 +116,7 @@ class Publisher:
         try:
             async with self._blocked_topics.running(), asyncio.TaskGroup() as tasks:
                 work = [
-                    tasks.create_task(self._prefetch(), name="prefetch"),
+                    tasks.create_task(self._prefetcher.run(), name="prefetch"),
                     tasks.create_task(self._publish(), name="publish"),
                 ]
                 try:
@@ -157,72 +130,16 @@ class Publisher:
 
     async def _drain(self, seconds: float) -> None:
         """Wait until everything but the parked is published; what is left stays on disk for the next start."""
-        self._draining = True
+        self._prefetcher.stop_lingering()
         deadline = time.monotonic() + seconds
         # An unknown connection state counts as connected: the first connection may be under way.
-        while self._pending and self._can_publish and time.monotonic() < deadline:  # noqa: ASYNC110 - settled by others
+        while self._prefetcher.pending and self._can_publish and time.monotonic() < deadline:  # noqa: ASYNC110 - settled by others
             await asyncio.sleep(0.02)
-        _log.info("drain_incomplete" if self._pending else "drained", remaining=self._queue.depth)
-
-    @property
-    def _pending(self) -> int:
-        """Deliveries that are neither settled nor parked."""
-        return self._queue.depth - sum(self._queue.parked.values())
+        _log.info("drain_incomplete" if self._prefetcher.pending else "drained", remaining=self._queue.depth)
 
     @property
     def _can_publish(self) -> bool:
         return self._connected is not False and (self._encoder is None or self._encoder.available)
-
-    async def _prefetch(self) -> None:
-        """Read ahead: turn deliveries into events while others are sent."""
-        while True:
-            for group in await self._queue.read():
-                events: list[OutgoingEvent] = []
-                self._unsettled += len(group.deliveries)
-                for number, delivery in enumerate(group.deliveries, group.first):
-                    events.append(self._converter.convert(delivery, number))
-                    if len(events) % NORMALIZE_CHUNK_EVENTS == 0:
-                        await asyncio.sleep(YIELD_SECONDS if self._should_yield else 0)
-                self._ready.append(SendWindow(events, group))
-                self._ready_events += len(events)
-                self._ready_bytes += group.size
-                while self._ready_events >= PREFETCH_EVENTS or self._ready_bytes >= PREFETCH_BYTES:
-                    self._window_ready.set()
-                    self._window_taken.clear()
-                    await self._window_taken.wait()
-            caught_up = self._pending <= self._unsettled
-            if caught_up or self._window_full:
-                self._window_ready.set()
-            else:  # more can be read at once; if it cannot (a damaged journal), the window is sent all the same
-                asyncio.get_running_loop().call_later(READ_SECONDS, self._window_ready.set)
-            # Collect: one produce request then serves many events. A full window and a backlog do not wait.
-            if caught_up and self._linger_seconds and not self._window_full and not self._draining:
-                await asyncio.sleep(self._linger_seconds)
-
-    @property
-    def _window_full(self) -> bool:
-        return self._ready_events >= WINDOW_EVENTS or self._ready_bytes >= WINDOW_BYTES
-
-    @property
-    def _should_yield(self) -> bool:
-        """Whether a large backlog is drained while requests wait for their acknowledgement."""
-        return self._queue.acknowledging and self._queue.depth > YIELD_BACKLOG_EVENTS
-
-    async def _next_window(self) -> SendWindow:
-        """Return what became ready while the last window was sent, up to a window's size."""
-        while not self._ready:
-            self._window_ready.clear()
-            await self._window_ready.wait()
-        events, upto = self._ready.popleft()
-        size = upto.size
-        while self._ready and len(events) + len(self._ready[0].events) <= WINDOW_EVENTS and size < WINDOW_BYTES:
-            more, upto = self._ready.popleft()
-            events += more
-            size += upto.size
-        self._ready_events -= len(events)
-        self._ready_bytes -= size
-        self._window_taken.set()
-        return SendWindow(events, upto)
 
     async def _publish(self) -> None:
         await self._provision_topics()
@@ -231,7 +148,7 @@ class Publisher:
         for topic in self._queue.parked:
             self._blocked_topics.block(topic, "blocked before the restart")
         while True:
-            window = await self._next_window()
+            window = await self._prefetcher.next_window()
             if self._check_topics:  # after a reconnection
                 self._check_topics = False
                 await self._provision_topics()
@@ -242,7 +159,7 @@ class Publisher:
                 self._blocked_topics.parked(outgoing.event.topic for outgoing in parked)
             else:
                 self._queue.settle(window.upto)
-            self._unsettled -= count
+            self._prefetcher.settled(count)
 
     async def _provision_topics(self) -> None:
         attempt = 0

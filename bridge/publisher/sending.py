@@ -15,10 +15,10 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
-from aiokafka.errors import KafkaError, KafkaTimeoutError
+from aiokafka.errors import KafkaError, KafkaTimeoutError, RequestTimedOutError
 
-from bridge.kafka.client import describe_error
 from bridge.kafka.connection import kafka_client
+from bridge.kafka.diagnosis import explain
 from bridge.kafka.metadata import topic_state
 from bridge.publisher.outgoing import OutgoingEvent, RecordEncoder, Rejection
 
@@ -80,6 +80,7 @@ class QueueSender:
         self._block_silent = block_silent
         self.confirmed: list[ConfirmedBatch] = []
         self.rejected: list[Rejection] = []
+        self._disconnected = False
         self._progress_at = self._checked_at = self._probed_at = time.monotonic()
 
     async def run(self) -> None:
@@ -162,10 +163,11 @@ class QueueSender:
         try:
             states = await topic_state(self._api.client, {queue.topic for queue in silent}, STATE_SECONDS)
         except (KafkaError, OSError, TimeoutError) as error:
-            if now - self._progress_at >= SILENT_SECONDS:
-                self._on_connection(
-                    connected=False, detail=f"no response for {SILENT_SECONDS:.0f} s: {describe_error(error)}"
-                )
+            # A refused connection is certain at once; a broker that is only slow gets time.
+            refused = not isinstance(error, (TimeoutError, RequestTimedOutError))
+            if not self._disconnected and (refused or now - self._progress_at >= SILENT_SECONDS):
+                self._disconnected = True
+                self._on_connection(connected=False, detail=await explain(self._settings, error))
             await self._replace_if_kafka_responds(silent)
             return
         for queue in silent:

@@ -1,4 +1,4 @@
-"""Logs: structlog to standard error, a JSON object a line or text for people. An accepted event writes none."""
+"""Logging: structlog to standard error, one JSON object a line or readable text. Accepted deliveries are not logged."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bridge.config.sections import LogSettings
 
 
 def configure(settings: LogSettings) -> None:
-    """Set up structlog, and let the libraries' own logs pass through it, theirs from `warning` on."""
+    """Configure structlog, and render the libraries' log records with it, theirs from level `warning`."""
     level = logging.getLevelNamesMapping()[settings.level.upper()]
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -38,9 +38,9 @@ def configure(settings: LogSettings) -> None:
     root.handlers = [handler]
     root.setLevel(max(level, logging.WARNING))
     logging.getLogger("bridge").setLevel(level)
-    # aiokafka tells every attempt while Kafka is away; the publisher tells the change of state, once.
+    # aiokafka logs each attempt while Kafka is unavailable; the publisher logs the change of state once.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL if level > logging.DEBUG else level)
-    # Malformed requests are refusals, which the ingress logs itself.
+    # Malformed requests are rejections, which the ingress logs.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL if level > logging.DEBUG else level)
     structlog.configure(
         processors=[

@@ -1,22 +1,20 @@
-"""Writes the generated files of deploy/: `make generate-deploy`. `make check-deploy` fails when one is out of date.
+"""Generates files of deploy/: `make generate-deploy`. `make check-deploy` fails when one is out of date.
 
-* METRICS.md from what a running daemon exposes.
+* METRICS.md from the metrics of a running daemon.
 * The monitoring component's PrometheusRule from prometheus/rules.yaml.
-* SIZING.md from the measures in sizing.json, with byte sizes measured again.
+* SIZING.md from the measurements in sizing.json; sizes in bytes are measured again.
 """
 
 from __future__ import annotations
 
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import yaml
-from prometheus_client import Counter, Gauge, Histogram, Metric
+from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from bridge.telemetry.metrics import Metrics
 from tests.deploy import sizing
 from tests.deploy.external_tools import DEPLOY
 from tests.support.daemon import Daemon, request
@@ -24,13 +22,21 @@ from tests.support.daemon import Daemon, request
 METRICS = DEPLOY / "METRICS.md"
 RULES = DEPLOY / "prometheus" / "rules.yaml"
 PROMETHEUS_RULE = DEPLOY / "kubernetes" / "components" / "monitoring" / "rules.yaml"
+LABELS = {
+    "bridge_parked_deliveries": ["topic"],
+    "bridge_schema_drift": ["event_type", "kind", "path"],
+    "bridge_token_expiry_timestamp_seconds": ["name"],
+    "bridge_token_last_used_timestamp_seconds": ["name"],
+    "bridge_topic_mismatches": ["topic"],
+}
+"""Labels of the metrics that have no sample while nothing has happened."""
 NO_KAFKA = "127.0.0.1:9"
 MADE = "Made by `make generate-deploy`; do not edit."
 
 
 @cache
 def exposed_text() -> str:
-    """Return what a real daemon exposes, word for word; it is asked once."""
+    """Return the text of /metrics of a real daemon; it is started once."""
     with TemporaryDirectory() as directory, Daemon(Path(directory), NO_KAFKA) as daemon:
         daemon.post(b"{}")
         daemon.post(b"{}", token=None)
@@ -38,7 +44,7 @@ def exposed_text() -> str:
 
 
 def exposed() -> dict[str, Metric]:
-    """Return what a real daemon exposes, by the names that a query uses less their `_total`, `_bucket` and so on."""
+    """Return the metric families of a real daemon by name, without `_total`, `_bucket` and so on."""
     return {family.name: family for family in text_string_to_metric_families(exposed_text())}
 
 
@@ -48,25 +54,13 @@ def sample_names(families: dict[str, Metric]) -> set[str]:
     return {f"{name}{end}" for name, family in families.items() for end in endings.get(family.type, [""])}
 
 
-def label_names(collector: Counter | Gauge | Histogram) -> list[str]:
-    """Return a metric's label names, from a sample that is created for it."""
-    for count in range(1, 6):
-        with suppress(ValueError):  # another number of labels, or none
-            collector.labels(*["-"] * count)
-            return [name for name in next(iter(collector.collect())).samples[-1].labels if name != "le"]
-    return []
-
-
 def metrics_page(families: dict[str, Metric]) -> str:
     """Return METRICS.md."""
     labels = {
         name: sorted({label for sample in family.samples for label in sample.labels} - {"le"})
         for name, family in families.items()
     }
-    for collector in vars(Metrics()).values():  # those that have no sample yet
-        if isinstance(collector, Counter | Gauge | Histogram):
-            (family,) = collector.collect()
-            labels[family.name] = label_names(collector)
+    labels |= {name: LABELS[name] for name, family in families.items() if not family.samples}
     lines = [
         "# Metrics",
         "",
@@ -78,14 +72,14 @@ def metrics_page(families: dict[str, Metric]) -> str:
     for name, family in sorted(families.items()):
         if name.startswith("bridge_") and not name.endswith("_created"):
             queried = f"{name}_total" if family.type == "counter" else name
-            label_list = ", ".join(f"`{label}`" for label in labels[name])
-            lines.append(f"| `{queried}` | {family.type} | {label_list} | {family.documentation} |")
-    lines += ["", "In addition, the standard metrics of a Python process: `process_…`, `python_…`.", ""]
+            shown = ", ".join(f"`{label}`" for label in labels[name])
+            lines.append(f"| `{queried}` | {family.type} | {shown} | {family.documentation} |")
+    lines += ["", "In addition to these, the usual metrics of a Python process: `process_…`, `python_…`.", ""]
     return "\n".join(lines)
 
 
 def prometheus_rule() -> str:
-    """Return the rules as the Prometheus operator takes them."""
+    """Return the rules as a resource of the Prometheus operator."""
     rule = {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PrometheusRule",

@@ -1,4 +1,4 @@
-"""The page for people, in a real Chromium, fed by a real daemon."""
+"""The page of the admin port, in a real Chromium, fed by a real daemon."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def daemon(tmp_path: Path, embedded_broker: Broker, prefix: str) -> Iterator[Dae
 
 
 def test_a_delivery_appears_on_the_page(browser: Browser, daemon: Daemon) -> None:
-    """What is posted while the page is open is seen on it, with type, asset, place, id and times; so are failures."""
+    """A delivery appears with type, asset, offset, id and latencies; so do failures."""
     browser.open(daemon.admin + "/")
     wait_for(lambda: browser.text("#line") == "live", what="the stream")
     assert browser.text("#published tbody") == "none"
@@ -57,12 +57,12 @@ def test_a_delivery_appears_on_the_page(browser: Browser, daemon: Daemon) -> Non
     assert [each for each in browser.complaints() if "SEVERE" in each] == []
 
 
-def test_page_says_that_kafka_is_away_and_that_the_daemon_is_gone(browser: Browser, tmp_path: Path) -> None:
-    """A page that shows old figures as if they were new would be worse than none."""
+def test_page_shows_that_kafka_is_not_connected_and_that_the_daemon_has_ended(browser: Browser, tmp_path: Path) -> None:
+    """The page never shows old figures as if they were current."""
     with Daemon(tmp_path, "127.0.0.1:9") as daemon:
         browser.open(daemon.admin + "/")
         daemon.post(EXAMPLE.read_bytes())
-        wait_for(lambda: browser.text("#pending") == "1", what="the delivery that waits")
+        wait_for(lambda: browser.text("#pending") == "1", what="the pending delivery")
         assert browser.text("#kafka") == "not connected"
         daemon.kill()
         wait_for(lambda: "no connection" in browser.text("#line"), what="the page's notice")
@@ -125,7 +125,7 @@ def test_page_shows_no_secret(browser: Browser, tmp_path: Path) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1280])
 def test_page_fits_and_can_be_read(browser: Browser, daemon: Daemon, scheme: str, width: int) -> None:
-    """On a phone nothing is wider than the screen; light and dark, text stands out from its ground by 4.5 to 1."""
+    """Nothing is wider than the screen, ids are not wrapped at 1280 px, all text has a contrast of 4.5 to 1."""
     browser.emulate(
         command="Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False
     )
@@ -150,8 +150,8 @@ def test_page_fits_and_can_be_read(browser: Browser, daemon: Daemon, scheme: str
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_page_has_no_barrier(browser: Browser, daemon: Daemon, scheme: str) -> None:
-    """axe-core, which knows WCAG and good practice, finds nothing on the full page in either scheme."""
+def test_page_is_accessible(browser: Browser, daemon: Daemon, scheme: str) -> None:
+    """axe-core (WCAG and best practices) finds nothing on the full page in either colour scheme."""
     if not AXE.exists():
         pytest.skip("NOT CHECKED: tests/node is without its packages; `make check` installs them where npm is")
     browser.emulate(command="Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
@@ -178,8 +178,8 @@ def test_page_may_load_nothing_from_elsewhere(daemon: Daemon) -> None:
         assert not re.search(r"[\w\"'(=]//", request(daemon.admin, "GET", path).body)
 
 
-def test_only_so_many_pages_are_fed(daemon: Daemon) -> None:
-    """A client that opens too many pages gets 503, and the daemon stops immediately although pages are open."""
+def test_number_of_open_pages_is_bounded(daemon: Daemon) -> None:
+    """The 21st open page gets 503, and the daemon stops at once although pages are open."""
     connections = [HTTPConnection(urlsplit(daemon.admin).netloc, timeout=30) for _ in range(21)]
     answers = []
     for connection in connections:

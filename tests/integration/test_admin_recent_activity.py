@@ -1,4 +1,4 @@
-"""What the daemon tells of its last events is what is on Kafka."""
+"""Recent activity on the admin port matches the records on Kafka."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def daemon(tmp_path: Path, broker: Broker, prefix: str) -> Any:
         yield running
 
 
-async def test_places_and_times_of_the_last_events(daemon: Daemon, broker: Broker, prefix: str) -> None:
+async def test_recent_events_have_the_offsets_of_their_records(daemon: Daemon, broker: Broker, prefix: str) -> None:
     """Partition and offset are those of the record with that id, whatever batches they went in; times are in order."""
     document = json.loads(EXAMPLE.read_bytes())
     bodies = [
@@ -62,7 +62,7 @@ async def test_places_and_times_of_the_last_events(daemon: Daemon, broker: Broke
 
 
 async def test_a_repeated_delivery_is_published_and_counted(daemon: Daemon) -> None:
-    """A repeat is a record as any other, since it may be a second real event; the figure tells of it."""
+    """A duplicate is published, since it may be a second real event, and counted."""
     for body in (
         b'{"type": "a.new.type", "n": 1}',
         b'{"n": 1, "type": "a.new.type"}',

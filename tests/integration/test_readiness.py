@@ -1,4 +1,4 @@
-"""When a replica says that it is ready: when the promise of its 200 can be kept, and only then."""
+"""Readiness and the admin port: a replica is ready exactly while it accepts deliveries."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from tests.support.daemon import Daemon, request, wait_for
 NOWHERE = "127.0.0.1:9"
 
 
-def test_ready_without_kafka_when_the_journal_keeps_the_promise(tmp_path: Path) -> None:
-    """A Kafka that is away takes no replica out of service: deliveries wait on disk."""
+def test_ready_without_kafka_with_ack_journal(tmp_path: Path) -> None:
+    """An unreachable Kafka takes no replica out of service: deliveries are kept on disk."""
     with Daemon(tmp_path, NOWHERE) as daemon:
         assert request(daemon.admin, "GET", "/readyz").status == 200
 
 
-def test_not_ready_without_kafka_when_kafka_keeps_the_promise(tmp_path: Path) -> None:
-    """With ack = kafka a replica that cannot reach Kafka takes no deliveries, and says why."""
+def test_not_ready_without_kafka_with_ack_kafka(tmp_path: Path) -> None:
+    """With ack = kafka, a replica that cannot reach Kafka rejects deliveries and reports the reason."""
     with Daemon(tmp_path, NOWHERE, ack="kafka") as daemon:
         answer = request(daemon.admin, "GET", "/readyz")
         assert answer.status == 503
         assert "kafka_unreachable" in answer.body
 
 
-def test_ready_with_kafka_when_kafka_keeps_the_promise(tmp_path: Path, embedded_broker: Broker, prefix: str) -> None:
-    """With ack = kafka a replica becomes ready once Kafka answers."""
+def test_ready_with_kafka_with_ack_kafka(tmp_path: Path, embedded_broker: Broker, prefix: str) -> None:
+    """With ack = kafka, a replica becomes ready once it has reached Kafka."""
     with Daemon(tmp_path, embedded_broker.bootstrap_servers, prefix, ack="kafka", topics_provision="create") as daemon:
         wait_for(lambda: request(daemon.admin, "GET", "/readyz").status == 200, what="ready")
 
 
 def test_readiness_lists_what_does_not_work_with_the_next_step(tmp_path: Path) -> None:
-    """Ready is not the same as well: /readyz, /status and the page say the same about an unreachable Kafka."""
+    """A ready replica can still have problems: /readyz, /status and the page say the same about an unreachable Kafka."""
     with Daemon(tmp_path, NOWHERE) as daemon:
         wait_for(lambda: daemon.status()["state"] == "failing", what="the failing state")
         answer = request(daemon.admin, "GET", "/readyz")

@@ -1,9 +1,10 @@
-"""Traces: the spans of a delivery, its record's header, and nothing of it where nobody asks."""
+"""Traces: the spans of a delivery, the record's header, and no OpenTelemetry import when tracing is disabled."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,10 +15,12 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
+from structlog.testing import capture_logs
 
 from bridge import daemon
 from bridge.config import settings as config
 from bridge.errors import ConfigError
+from bridge.event import Delivery, Event
 from bridge.telemetry import tracing
 from tests.support.brokers import Broker
 from tests.support.daemon import TOKEN
@@ -72,9 +75,9 @@ async def test_request_and_publication_are_linked(
     assert attributes["messaging.message.id"] == header(record, "ce_id")
 
 
-def test_off_imports_nothing() -> None:
-    """Without OTEL_ variables OpenTelemetry is not even imported."""
-    code = "import sys, bridge.daemon, bridge.telemetry.tracing as t\nwith t.start_tracing() as made: assert made is None\n"
+def test_opentelemetry_is_not_imported_when_tracing_is_disabled() -> None:
+    """A daemon without OTEL_ variables does not pay for tracing."""
+    code = "import sys, bridge.daemon, bridge.telemetry.tracing as t\nwith t.start_tracing() as it: assert it is None\n"
     code += "assert not [name for name in sys.modules if name.startswith('opentelemetry')]"
     environment = {"PATH": "/usr/bin:/bin"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
@@ -82,7 +85,7 @@ def test_off_imports_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("variables", "asked"),
+    ("variables", "expected"),
     [
         ({}, False),
         ({"OTEL_TRACES_EXPORTER": "otlp"}, True),
@@ -91,17 +94,31 @@ def test_off_imports_nothing() -> None:
         ({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_SDK_DISABLED": "true"}, False),
     ],
 )
-def test_the_standard_variables_ask(variables: dict[str, str], monkeypatch: pytest.MonkeyPatch, *, asked: bool) -> None:
-    """Traces are made when OpenTelemetry's own variables ask for them, and only then."""
+def test_the_standard_variables_enable_tracing(
+    variables: dict[str, str], monkeypatch: pytest.MonkeyPatch, *, expected: bool
+) -> None:
+    """Tracing is enabled exactly by OpenTelemetry's own variables."""
     for name in (*tracing.ENABLING_VARIABLES, "OTEL_SDK_DISABLED"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert tracing.enabled() is asked
+    assert tracing.enabled() is expected
 
 
 def test_an_unknown_exporter_is_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An exporter that is not there is told, with what there is."""
+    """The error names the exporters that exist."""
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "jaeger")
     with pytest.raises(ConfigError, match="otlp, console or none"), tracing.start_tracing():
         pass
+
+
+def test_a_collector_that_hangs_does_not_delay_the_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spans are exported for a bounded time at the end; what is not exported by then is logged and given up."""
+    monkeypatch.setattr(tracing, "FLUSH_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent, capture_logs() as logs:  # it never accepts
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with tracing.start_tracing() as active:
+            assert active is not None
+            delivery = Delivery(1, "default", b"{}", CALLER)
+            active.record_published([(Event("t", b"k", b"{}", [], 1, "video.status.ready", "id"), delivery)])
+        assert [line["event"] for line in logs] == ["spans_not_exported"]

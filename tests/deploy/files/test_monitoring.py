@@ -49,13 +49,13 @@ def rules() -> list[dict[str, Any]]:
 
 
 def test_rules_name_only_metrics_that_exist(families: dict[str, Metric]) -> None:
-    """An alert on a renamed metric would never fire."""
+    """An alert on a metric that was renamed would never fire."""
     known = generate.sample_names(families)
     assert {rule["alert"]: missing for rule in rules() if (missing := names_in(rule["expr"]) - known)} == {}
 
 
 def test_runbooks_name_only_metrics_that_exist(families: dict[str, Metric]) -> None:
-    """Who is called at night looks for what the text names."""
+    """An operator looks for what the text names."""
     known = generate.sample_names(families) | set(families)
     named = {name for rule in rules() for name in re.findall(r"bridge_\w+", rule["annotations"]["description"])}
     assert named <= known
@@ -113,3 +113,11 @@ def test_generated_files_are_up_to_date(families: dict[str, Metric]) -> None:
     """`make generate-deploy` has been run since the metrics or the rules changed."""
     assert generate.METRICS.read_text() == generate.metrics_page(families)
     assert generate.PROMETHEUS_RULE.read_text() == generate.prometheus_rule()
+
+
+def test_no_alert_loses_namespace_and_pod() -> None:
+    """An aggregation keeps both, so that an alert names the pod that it is about."""
+    aggregations = re.compile(r"\b(?:sum|max|min|count|avg)\s*(?:by\s*\(([^)]*)\))?\s*\(")
+    for rule in rules():
+        for labels in aggregations.findall(rule["expr"]):
+            assert {"namespace", "pod"} <= set(re.findall(r"\w+", labels)), rule["alert"]

@@ -25,8 +25,8 @@ def test_a_journal_that_fills_is_full_when_its_room_is_used_up(tmp_path: Path) -
     assert seen.time_to_full_seconds() == 90
 
 
-def test_a_journal_that_empties_or_rests_is_never_full(tmp_path: Path) -> None:
-    """Infinite, which Prometheus can compare, and no large figure that somebody made up."""
+def test_a_journal_that_shrinks_or_keeps_its_size_is_never_full(tmp_path: Path) -> None:
+    """The time is infinite, which Prometheus can compare, not an invented large number."""
     seen = forecast(tmp_path)
     assert seen.time_to_full_seconds() == math.inf
     for second in range(11):
@@ -34,8 +34,8 @@ def test_a_journal_that_empties_or_rests_is_never_full(tmp_path: Path) -> None:
     assert seen.time_to_full_seconds() == math.inf
 
 
-def test_one_moment_is_no_rate(tmp_path: Path) -> None:
-    """The first burst after a start raises no alarm."""
+def test_a_short_observation_gives_no_rate(tmp_path: Path) -> None:
+    """The first burst after a start does not fire an alert."""
     seen = forecast(tmp_path)
     seen.sample(0, 0)
     seen.sample(1, MAX // 2)
@@ -43,7 +43,7 @@ def test_one_moment_is_no_rate(tmp_path: Path) -> None:
 
 
 def test_only_the_last_minute_counts(tmp_path: Path) -> None:
-    """An outage that is over does not go on in the forecast."""
+    """An outage that has ended does not affect the forecast."""
     seen = forecast(tmp_path)
     seen.sample(0, 0)
     for second in range(100, 100 + int(WINDOW_SECONDS)):

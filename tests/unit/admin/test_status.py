@@ -103,7 +103,7 @@ def test_without_kafka_and_ack_kafka_the_ingress_is_failing() -> None:
 
 
 def test_no_valid_token_is_failing_and_an_expiry_within_seven_days_is_degraded(scene: Scene) -> None:
-    """Tokens that expire cannot fail in silence; an expired one beside a valid one is no problem."""
+    """Tokens that expire cannot fail in silence; an expired one next to a valid one is not a problem."""
     now = time.time()
     scene.tokens = [TokenStatus("old", now - 1, None), TokenStatus("new", now + 8 * DAY, None)]
     assert scene.health.problems() == []
@@ -114,7 +114,7 @@ def test_no_valid_token_is_failing_and_an_expiry_within_seven_days_is_degraded(s
 
 
 def test_disabled_authentication_is_degraded() -> None:
-    """Nobody forgets an open port."""
+    """An open port stays visible."""
     assert Scene(allow_unauthenticated=True).problem()[:2] == ("tokens", "degraded")
 
 

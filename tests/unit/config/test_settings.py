@@ -196,7 +196,7 @@ def test_a_value_is_read_as_shells_editors_and_secret_stores_write_it(
 
 @pytest.mark.parametrize("empty", ["", " ", '""', "''", "\n", "\ufeff"])
 def test_an_empty_value_is_not_set(monkeypatch: pytest.MonkeyPatch, empty: str) -> None:
-    """Compose files and charts pass variables on that nobody has set."""
+    """Compose files and charts pass on variables that have no value."""
     monkeypatch.setenv("BRIDGE_MAX_CONNECTIONS", empty)
     monkeypatch.setenv("BRIDGE_KAFKA_SASL_USERNAME", empty)
     settings = load()

@@ -15,7 +15,7 @@ from bridge.contract.normalizer import Normalizer
 from bridge.contract.schemas import Contract
 from bridge.event import Delivery
 from bridge.kafka.topics import TopicSurvey
-from bridge.publisher import blocked_topics, publisher
+from bridge.publisher import blocked_topics, prefetcher, publisher
 from bridge.publisher.publisher import Publisher
 from bridge.queue.interface import Group, Parked
 from bridge.telemetry.metrics import Metrics
@@ -126,7 +126,7 @@ def known_topics(kafka: FakeKafka, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "most"), [(10, publisher.PREFETCH_EVENTS), (512 * 1024, publisher.PREFETCH_BYTES // (512 * 1024))]
+    ("size", "most"), [(10, prefetcher.PREFETCH_EVENTS), (512 * 1024, prefetcher.PREFETCH_BYTES // (512 * 1024))]
 )
 async def test_prefetch_is_bounded_in_events_and_bytes(kafka: FakeKafka, size: int, most: int) -> None:
     """While Kafka is silent, no more is read than one window and what is prefetched behind it."""
@@ -155,9 +155,9 @@ async def test_events_within_the_linger_share_a_produce_request(kafka: FakeKafka
 async def test_linger_is_skipped_for_a_full_window_and_while_stopping(kafka: FakeKafka) -> None:
     """A backlog is not slowed down by the linger, nor is the drain."""
     queue = Queue()
-    queue.add(*[ready()] * 3 * publisher.WINDOW_EVENTS)
+    queue.add(*[ready()] * 3 * prefetcher.WINDOW_EVENTS)
     async with running(queue, linger_seconds=30):
-        await until(lambda: queue.depth < publisher.WINDOW_EVENTS)
+        await until(lambda: queue.depth < prefetcher.WINDOW_EVENTS)
     assert len(kafka.batches) <= 4
 
 
@@ -316,11 +316,11 @@ async def test_a_backlog_yields_to_requests(kafka: FakeKafka, monkeypatch: pytes
     kafka.silent = set(TOPICS)
     queue = Queue()
     delivery = Delivery(RECEIVED_MS, "default", ready())
-    chunk = [delivery] * publisher.NORMALIZE_CHUNK_EVENTS
-    queue.groups = [Group(n, n, RECEIVED_MS, 1, 0, chunk) for n in range(1, publisher.YIELD_BACKLOG_EVENTS + 2)]
+    chunk = [delivery] * prefetcher.NORMALIZE_CHUNK_EVENTS
+    queue.groups = [Group(n, n, RECEIVED_MS, 1, 0, chunk) for n in range(1, prefetcher.YIELD_BACKLOG_EVENTS + 2)]
     queue.acknowledging = True
-    monkeypatch.setattr(publisher.asyncio, "sleep", sleep)  # type: ignore[attr-defined]
+    monkeypatch.setattr(prefetcher.asyncio, "sleep", sleep)  # type: ignore[attr-defined]
     async with running(queue):
         while len(pauses) < 4:
             await real(0)
-    assert publisher.YIELD_SECONDS in pauses[:4]
+    assert prefetcher.YIELD_SECONDS in pauses[:4]

@@ -1,4 +1,4 @@
-"""What is counted of what was published: counter, and how late an asset's creation is told."""
+"""Metrics and recent activity: duplicates, bounded labels, known labels with 0, no exceptions."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def value(metrics: Metrics, name: str, sample: str) -> float:
     return next(each.value for each in family(metrics, name).samples if each.name == sample and not each.labels)
 
 
-def test_a_repeat_is_counted_in_the_same_window_and_in_a_later_one() -> None:
+def test_a_duplicate_is_counted_in_the_same_batch_and_in_a_later_one() -> None:
     """An id that was published before is counted each time that it comes again, others are not."""
     metrics = Metrics()
     metrics.record_published([event(1), event(2), event(1)], NOW_MS)
@@ -47,7 +47,7 @@ def test_a_repeat_is_counted_in_the_same_window_and_in_a_later_one() -> None:
     assert value(metrics, "bridge_duplicate_records", "bridge_duplicate_records_total") == 2
 
 
-def test_memory_of_ids_sees_the_window_that_it_promises() -> None:
+def test_duplicate_counter_recognizes_ids_as_far_back_as_documented() -> None:
     """Nine ids of ten are known after 14,000 others, half of them after 90,000; what is new is never known."""
     counter = DuplicateCounter()
     ids = [content_id("default", b"%d" % number) for number in range(104_000)]
@@ -58,7 +58,7 @@ def test_memory_of_ids_sees_the_window_that_it_promises() -> None:
     assert counter.count_duplicates(ids[:1000]) in range(400, 600)
 
 
-def test_last_events_tell_their_times_and_places() -> None:
+def test_recent_events_have_their_latencies_and_offsets() -> None:
     """Each of the last few has its place on Kafka, the time to its commit, and the time to Kafka."""
     recent = RecentActivity()
     recent.record_commit(NOW_MS, NOW_MS + 4, NOW_MS + 7)
@@ -75,7 +75,7 @@ def test_last_events_tell_their_times_and_places() -> None:
     assert (newest["partition"], newest["offset"], newest["acknowledge_seconds"]) == (0, None, 0.007)
 
 
-def test_time_of_an_acknowledgement_that_is_long_past_is_not_made_up() -> None:
+def test_acknowledge_time_is_unknown_once_its_commit_is_no_longer_kept() -> None:
     """A delivery from before the restart, or from too many commits ago, has none; the memory is bounded."""
     recent = RecentActivity()
     recent.record_published([event(received_ms=NOW_MS)], [RecordOffset(0, 0)], NOW_MS + 1)
@@ -117,7 +117,7 @@ def test_sources_that_a_sender_chooses_are_bounded() -> None:
 
 
 def test_reasons_outside_the_closed_set_are_counted_as_other() -> None:
-    """A reason is never a label value that nobody reviewed."""
+    """A reason is a label value only if it is listed."""
     metrics = Metrics()
     metrics.record_rejection("default", 418, "teapot")
     text = metrics.render().decode()

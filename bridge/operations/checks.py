@@ -1,0 +1,194 @@
+"""The checks of `gumlet-bridge doctor`: journal, tokens, Kafka and its topics, the schema registry, the running daemon.
+
+Input: settings and contract. Output: a Finding for each check, with the cause and the next step.
+Invariants: nothing is changed, on disk, on Kafka or in the daemon; no check raises or hides another; no secret is in a
+finding. The checks of Gumlet's side are in `webhook_checks`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import aiohttp
+
+from bridge.errors import BridgeError
+from bridge.ingress.tokens import Tokens
+from bridge.kafka.client import describe_error
+from bridge.kafka.connection import kafka_client
+from bridge.kafka.metadata import topic_state
+from bridge.kafka.schema_registry import registry, subject_name
+from bridge.kafka.topics import READ_SECONDS, diff_topics
+from bridge.operations.journal_reader import viewing
+from bridge.operations.topic_reader import translate_kafka_errors
+from bridge.queue.journal_file import FILE_NAME
+
+if TYPE_CHECKING:
+    from bridge.config.settings import Settings
+    from bridge.contract.schemas import Contract
+
+EXPIRY_WARNING_SECONDS = 7 * 86400
+STATUS_SECONDS = 3.0
+"""Time limit for the running daemon's response."""
+
+Result = Literal["ok", "warning", "failed", "not checked"]
+_ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - addresses to replace, not to listen on
+
+
+class Finding(NamedTuple):
+    """The result of one check; `fix` is empty where nothing needs to be done."""
+
+    check: str
+    result: Result
+    detail: str
+    fix: str = ""
+
+
+def failure(check: str, error: Exception, fix: str = "") -> Finding:
+    """Return an error as a finding; the fix that it names replaces `fix`."""
+    detail, _, named = str(error).partition(" Fix: ")
+    return Finding(check, "failed", detail or type(error).__name__, named or fix)
+
+
+def check_journal(settings: Settings) -> Finding:
+    """Check the journal's directory and read the journal without changing it."""
+    directory = settings.journal.dir
+    existing = next((path for path in (directory, *directory.absolute().parents) if path.exists()), directory)
+    if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
+        return Finding("journal", "failed", f"{existing} cannot be written", "BRIDGE_JOURNAL_DIR, or its permissions")
+    free = shutil.disk_usage(existing).free
+    if free < settings.journal.min_free_bytes:
+        detail = f"{directory}: {free >> 20} MiB free are less than min_free_bytes: deliveries get 503"
+        return Finding("journal", "failed", detail, "free disk space, or set BRIDGE_JOURNAL_DIR to another disk")
+    if free < settings.journal.max_bytes:
+        detail = f"{directory}: {free >> 20} MiB free are less than journal.max_bytes"
+        return Finding("journal", "warning", detail, "use a larger disk, or lower BRIDGE_JOURNAL_MAX_BYTES")
+    sidecars = ("-wal", "-shm")
+    quarantined = [path for path in directory.glob(f"{FILE_NAME}.damaged-*") if not path.name.endswith(sidecars)]
+    if quarantined:
+        fix = "`gumlet-bridge journal salvage` reads the undamaged deliveries; then move the file away"
+        return Finding("journal", "warning", f"{max(quarantined)} was quarantined as corrupt", fix)
+    pending = ""
+    if (directory / FILE_NAME).exists():
+        try:
+            with viewing(directory) as view:
+                pending = f", {view.count()} deliveries pending"
+        except BridgeError as error:
+            return failure("journal", error)
+    return Finding("journal", "ok", f"{directory}: {free >> 20} MiB free{pending}")
+
+
+def check_tokens(settings: Settings) -> list[Finding]:
+    """Check the expiry of each token that has one."""
+    tokens = Tokens.from_settings(settings)
+    if tokens.authentication_disabled:
+        return [Finding("tokens", "warning", "authentication is disabled", "BRIDGE_TOKENS or BRIDGE_TOKENS_FILE")]
+    findings = []
+    for status in tokens.statuses():
+        seconds = (status.expires or float("inf")) - time.time()
+        if seconds < EXPIRY_WARNING_SECONDS:
+            state = "has expired" if seconds <= 0 else f"expires in {seconds / 86400:.1f} days"
+            fix = "add a new token, set it in Gumlet (`gumlet-bridge webhooks update ID --token`), remove the old one"
+            findings.append(Finding(f"tokens {status.name}", "warning", f"token {status.name!r} {state}", fix))
+    return findings or [Finding("tokens", "ok", f"{len(tokens.statuses())} valid, none expires within 7 days")]
+
+
+async def check_kafka(settings: Settings, contract: Contract) -> list[Finding]:
+    """Connect to Kafka, compare its topics with the contract, and ask what this user may do."""
+    names = [topic.name for topic in contract.topics.values()]
+    try:
+        with translate_kafka_errors(settings.kafka):
+            async with kafka_client(settings.kafka) as client:
+                differences = (await diff_topics(client, contract, settings)).differences
+                states = await topic_state(client, names, READ_SECONDS)
+    except BridgeError as error:
+        return [failure("kafka", error)]
+    findings = [Finding("kafka", "ok", f"{settings.kafka.bootstrap_servers} responds")]
+    findings += [
+        Finding(
+            f"topics {found.topic}",
+            "failed" if found.blocking else "warning",
+            f"{found.topic}: {found.subject} is {found.actual}, not {found.desired}"
+            + (": its events are parked" if found.blocking else ""),
+            found.fix,
+        )
+        for found in differences
+    ]
+    if not differences:
+        findings.append(Finding("topics", "ok", f"all {len(names)} match the contract"))
+    unknown = [name for name, state in states.items() if state.writable is None and state.status == "available"]
+    if unknown:
+        fix = "allow Write on the topics; the log's topic_blocked lines name a missing right"
+        findings.append(Finding("access", "not checked", "Kafka does not report this user's rights", fix))
+    elif all(state.writable for state in states.values()):
+        findings.append(Finding("access", "ok", f"this user may write to all {len(names)} topics"))
+    leaderless = [
+        Finding(f"leader {n}", "failed", f"{n}: {s.detail}", "start the brokers")
+        for n, s in states.items()
+        if s.status == "no_leader"
+    ]
+    return findings + leaderless
+
+
+async def check_registry(settings: Settings, contract: Contract) -> list[Finding]:
+    """Look up every schema, if a schema registry is configured."""
+    if settings.registry.url is None:
+        return []
+    needed = settings.registry.wire_format
+    try:
+        async with registry(settings.registry) as client:
+            found = {subject_name(topic): await client.find(topic) for topic in contract.topics.values()}
+    except BridgeError as error:
+        return [failure("registry", error)]
+    missing = [subject for subject, schema in found.items() if schema is None]
+    if missing:
+        detail = f"{len(missing)} schemas are not registered; the first is {missing[0]}"
+        return [
+            Finding(
+                "registry", "warning" if needed == "plain" else "failed", detail, "`gumlet-bridge schemas register`"
+            )
+        ]
+    if needed == "header" and any(schema is not None and not schema.guid for schema in found.values()):
+        fix = "BRIDGE_REGISTRY_WIRE_FORMAT=confluent, or Confluent's registry 8.0 or later"
+        return [Finding("registry", "failed", f"{settings.registry.url} returns no GUIDs", fix)]
+    return [Finding("registry", "ok", f"{settings.registry.url} has all schemas")]
+
+
+async def check_daemon(settings: Settings) -> list[Finding]:
+    """Ask the running daemon on this machine for its problems, and for the rejections of the last hour."""
+    host, port = settings.admin_address
+    host = _ANY_ADDRESS.get(host, host)
+    url = f"http://[{host}]:{port}/status" if ":" in host else f"http://{host}:{port}/status"
+    try:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=STATUS_SECONDS)) as session:
+            async with session.get(url) as response:
+                response.raise_for_status()
+                status = await response.json()
+            return list(_daemon_findings(status))
+    except (aiohttp.ClientError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        detail = f"no daemon responds at {url} ({describe_error(error)}): its state could not be read"
+        return [Finding("daemon", "not checked", detail, "start the daemon, or set BRIDGE_ADMIN_LISTEN to its address")]
+
+
+def _daemon_findings(status: dict[str, Any]) -> list[Finding]:
+    """Read the document of /status."""
+    results: dict[str, Result] = {"failing": "failed", "degraded": "warning"}
+    findings = [
+        Finding(
+            f"daemon {condition['component']}", results[condition["state"]], condition["cause"], condition["next_step"]
+        )
+        for condition in status["health"]
+        if condition["state"] in results
+    ]
+    for topic, count in status["journal"]["parked"].items():
+        detail = f"{topic} is blocked: {count} deliveries are parked"
+        findings.append(Finding(f"daemon topic {topic}", "failed", detail, "`gumlet-bridge topics check`"))
+    for kind in ("rejections", "dead_letters"):
+        if counts := {reason: count for reason, count in dict(status["last_hour"][kind]).items() if count}:
+            detail = f"{kind.replace('_', ' ')} of the last hour: " + ", ".join(f"{n} {r}" for r, n in counts.items())
+            findings.append(Finding(f"daemon {kind}", "warning", detail, "see the log, and the page of the admin port"))
+    if not findings:
+        findings.append(Finding("daemon", "ok", f"version {status['version']}, ready: {status['ready']}, no problem"))
+    return findings
