@@ -89,10 +89,10 @@ async def publish_all(directory: Path, settings: dict[str, Any]) -> dict[str, An
 
 async def tools_read(settings: dict[str, Any], records: dict[str, Any]) -> None:
     """See that the tools show what they would show of plain records."""
-    shown = await bridge("tail", "--from", "beginning", "--no-follow", **settings)
+    shown = await bridge("tail", "--since", "beginning", "--no-follow", **settings)
     assert shown.code == 0, shown.err
     assert {line["event"].get("type") for line in shown.lines} >= {"video.status.ready", "event.playlist.created"}
-    story = await bridge("assets", "show", ASSET, "--json", **settings)
+    story = await bridge("assets", "timeline", ASSET, "--json", **settings)
     assert [line["id"] for line in story.lines if line.get("id")] == [header(records["video.status.ready"], "ce_id")]
     (letter,) = (await bridge("dead-letter", "list", **settings)).lines
     assert (letter["id"], letter["reason"]) == (header(records["dead-letter"], "ce_id"), "invalid_json")
