@@ -73,11 +73,11 @@ async def test_batches_too_large_behind_a_frozen_kafka(chaos: Chaos, victim: Apa
         for done in admin.incremental_alter_configs(limits).values():
             done.result(30)
         chaos.load(daemon, chaos.scaled(1000, 5000), rate=chaos.scaled(500, 300))
-        chaos.past(daemon, 100)
+        chaos.wait_for_acknowledged(daemon, 100)
         victim.freeze()
         time.sleep(chaos.scaled(4, 12))
         victim.thaw()
-        await chaos.verdict(daemon)
+        await chaos.verify(daemon)
 
 
 async def test_kafka_absent_for_long(chaos: Chaos, proxy: Proxy) -> None:
