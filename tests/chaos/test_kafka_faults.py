@@ -49,7 +49,7 @@ async def test_kafka_restarted_in_order(chaos: Chaos, victim: ApacheKafka) -> No
 
 
 async def test_kafka_frozen(chaos: Chaos, victim: ApacheKafka) -> None:
-    """A Kafka that stays silent for longer than the producer's timeout delays events and loses none."""
+    """A Kafka whose connections are open and silent, beyond the delivery timeout, delays events and loses none."""
     with chaos.bridge(kafka_delivery_timeout_seconds=2) as daemon:
         chaos.load(daemon, chaos.scaled(1000, 5000), rate=chaos.scaled(500, 300))
         chaos.wait_for_acknowledged(daemon, 300)
@@ -109,7 +109,7 @@ async def test_topic_deleted_and_restored(chaos: Chaos) -> None:
             chaos.load(daemon, chaos.scaled(1500, 3000), rate=500)
             chaos.wait_for_acknowledged(
                 daemon, 300
-            )  # the topic returns between the events of an asset: their order could change
+            )  # the topic comes back in the middle of assets' lives: their order is at stake
             await admin.create_topics([NewTopic(missing, 3, 1)])
         finally:
             await admin.close()
