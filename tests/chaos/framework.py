@@ -2,8 +2,8 @@
 
 A scenario starts daemons and loads with `Chaos.bridge` and `Chaos.load`, causes its fault, repairs it and ends with
 `Chaos.verify`, which waits for the drain, checks the deliveries and adds a line to the result table. All randomness
-comes from one seed (CHAOS_SEED), so a run can be repeated. `make chaos` runs the long form (CHAOS=long), `make test-all`
-the short one.
+comes from one seed (CHAOS_SEED), so a run can be repeated. `make chaos` runs the long form (CHAOS=long),
+`make test-all` the short one.
 """
 
 from __future__ import annotations

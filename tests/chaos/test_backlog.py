@@ -65,7 +65,7 @@ def fill(directory: Path, seed: int, count: int) -> list[dict[str, str]]:
 
 
 def told(report: dict[str, Any]) -> str:
-    """Return how fast deliveries were acknowledged, in words."""
+    """Return the acknowledgement rate as text."""
     return f"{report['acknowledged_per_second']:.0f}/s, p99 {report['latency_ms']['p99']:.0f} ms"
 
 
@@ -86,8 +86,7 @@ async def test_backlog_drains_in_bounded_memory(chaos: Chaos) -> None:
         wait_for(daemon.drained, 600, "the backlog's end")
         alone = chaos.load(daemon, requests).finish()
         peak = daemon.memory_mib("VmHWM")
-        note = (
-            f"backlog of {count}, {peak:.0f} MiB at most of {MEMORY_MIB}; beside it (then {left} left) {told(beside)}, "
-        )
+        note = f"backlog of {count}, {peak:.0f} MiB at most of {MEMORY_MIB}; "
+        note += f"during the drain (then {left} left) {told(beside)}, "
         await chaos.verify(daemon, note=f"{note}alone {told(alone)}", backlog=owed)
         assert peak < MEMORY_MIB

@@ -109,7 +109,7 @@ async def test_topic_deleted_and_restored(chaos: Chaos) -> None:
             chaos.load(daemon, chaos.scaled(1500, 3000), rate=500)
             chaos.wait_for_acknowledged(
                 daemon, 300
-            )  # the topic comes back in the middle of assets' lives: their order is at stake
+            )  # the topic returns between the events of an asset: their order could change
             await admin.create_topics([NewTopic(missing, 3, 1)])
         finally:
             await admin.close()

@@ -41,7 +41,7 @@ async def test_network_cut_in_a_request(chaos: Chaos, proxy: Proxy) -> None:
 async def test_network_half_open(chaos: Chaos, proxy: Proxy) -> None:
     """Connections that stay open and carry nothing delay what was acknowledged, and lose nothing.
 
-    Nor does a kill -9 of the daemon in the middle of it: events that Kafka has not confirmed are still in the journal.
+    Nor does a kill -9 of the daemon in the middle of it: unconfirmed events are still in the journal.
     """
     with chaos.bridge(f"127.0.0.1:{proxy.port}", kafka_delivery_timeout_seconds=2) as daemon:
         chaos.load(daemon, chaos.scaled(1500, 4000), rate=300)

@@ -1,4 +1,4 @@
-"""A scale-down in miniature: two replicas on one port, one is told to go while deliveries come in."""
+"""Graceful shutdown: two replicas share a port, one is terminated under load."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def deliveries(daemon: Daemon) -> float:
 
 
 async def test_one_of_two_leaves_under_load(broker: Broker, tmp_path: Path, prefix: str) -> None:
-    """None is lost, no connection is reset, nobody is refused: the one that leaves drains, the other takes over."""
+    """No delivery is lost, no connection reset and no request rejected: one replica drains, the other takes over."""
     settings: dict[str, object] = {"reuse_port": True}
     homes = [tmp_path / "first", tmp_path / "second"]
     for home in homes:

@@ -32,7 +32,7 @@ class DeliveryCheck(NamedTuple):
 
 
 async def read_all(bootstrap_servers: str, topics: Collection[str]) -> list[ConsumerRecord]:
-    """Return every record of the topics, each partition's in order, with a consumer that is independent of the bridge."""
+    """Return every record of the topics, each partition's in order, with a consumer independent of the bridge."""
     lister = AIOKafkaConsumer(bootstrap_servers=bootstrap_servers)
     await lister.start()
     try:

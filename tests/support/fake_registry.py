@@ -47,7 +47,7 @@ def answer(document: Any, status: int = 200) -> web.Response:
 
 @dataclass
 class StrictRegistry:
-    """The registry, on a port of its own in a thread of its own. `problem`, when set, is the response to every request."""
+    """The registry, with its own port and thread. `problem`, when set, is the response to every request."""
 
     guids: bool = True
     basic: tuple[str, str] | None = None

@@ -133,8 +133,8 @@ def libraries() -> Path:
 class ApacheKafka:
     """A Kafka node: `start()`, `stop()`, `kill()`, `freeze()`, `thaw()`; again and again on the same ports and data.
 
-    `directory` holds its data, `server.properties` and `server.log`. `properties` add to or replace PROPERTIES and may be
-    changed until the first start;
+    `directory` holds its data, `server.properties` and `server.log`. `properties` add to or replace PROPERTIES
+    and may be changed until the first start;
     `listeners` are further ones, a protocol and its HOST:PORT (`free_port()`); the property `advertised.listeners`
     names what the further ones advertise;
     `format_as` are StorageTool's arguments for the kind of node (`--standalone`: a cluster of its own).

@@ -149,7 +149,7 @@ async def test_body_that_is_not_a_whole_encoding_gets_400(port: Port, encoding: 
     ],
 )
 async def test_encoding_that_is_not_decoded_gets_415(port: Port, field: str) -> None:
-    """The bridge would otherwise acknowledge bytes that nobody can read."""
+    """The bridge would otherwise acknowledge bytes that cannot be read."""
     body = gzip.compress(BODY)
     assert (await port.exchange(request(body, field))).startswith((b"HTTP/1.1 415 ", b"HTTP/1.1 400 "))
     assert not port.queue.deliveries
