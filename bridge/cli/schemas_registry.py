@@ -48,7 +48,7 @@ def register(
     """Register the schema of each topic's values, under the subject `<topic>-value`, at BRIDGE_REGISTRY_URL.
 
     Schemas are sent whole, their shared definitions inside. What is registered already stays as it is: a second run
-    changes nothing. A schema that is incompatible with its subject is reported, the others are registered all the
+    changes nothing. A schema that is incompatible with what its subject has is told, the others are registered all the
     same. Do this before a new version of the bridge starts, if it publishes in a wire format of the registry's
     (BRIDGE_REGISTRY_WIRE_FORMAT). Ends with 1 when the registry refused one or, with --dry-run, would.
 
@@ -63,9 +63,8 @@ def register(
     show_rows(rows, COLUMNS, as_json=as_json)
     if refused := [row["subject"] for row in rows if row["state"] == "refused"]:
         raise BridgeError(
-            f"{len(refused)} of {len(rows)} schemas rejected. Fix: see the details, `gumlet-bridge schemas check`; an "
-            "incompatible change is undone, or gets a raised x-topic.version, which makes a new topic and subject "
-            "next to the old."
+            f"{len(refused)} of {len(rows)} schemas rejected. Fix: see the details and `gumlet-bridge schemas check`."
+            " Undo an incompatible change, or raise x-topic.version, which makes a new topic and subject."
         )
 
 
@@ -78,7 +77,7 @@ def status(
 ) -> None:
     """Compare the registry with the contract: which schemas it has, with their ids and versions.
 
-    **registered**: exactly this schema is registered. **differs**: the subject has others; the detail says whether it
+    **registered**: exactly this schema. **differs**: the subject has others; the detail states whether this one
     could be registered. **missing**: there is no such subject. Changes nothing. Ends with 1 unless all are registered.
 
     Examples:
@@ -118,7 +117,7 @@ def _chosen(settings: Settings, types: list[str], directory: Path | None) -> lis
     topics = Contract.load(settings.topics.prefix, directory).topics
     if unknown := sorted(set(types) - topics.keys()):
         raise BridgeError(
-            f"{unknown[0]} is not an event type of the contract. Fix: take one of `gumlet-bridge schemas list`."
+            f"{unknown[0]} is no event type of the contract. Fix: take one of `gumlet-bridge schemas list`."
         )
     return [topics[name] for name in sorted(types or topics)]
 

@@ -37,7 +37,7 @@ def changed(directory: Path, change: Callable[[dict[str, Any]], object]) -> Path
 
 
 def judge_strictly(url: str, subject: str) -> None:
-    """Make the registry reject schemas that are not BACKWARD compatible, as Confluent's does by default."""
+    """Have the registry refuse what is not BACKWARD compatible, as Confluent's does without being told."""
     base = urlsplit(url)
     connection = http.client.HTTPConnection(base.netloc, timeout=30)
     body = b'{"compatibility": "BACKWARD"}'
@@ -72,7 +72,7 @@ async def test_register_all_then_nothing(registry_url: str, prefix: str) -> None
 
 
 async def test_a_change_that_is_compatible_is_a_new_version(registry_url: str, prefix: str, tmp_path: Path) -> None:
-    """Status reports that the schema differs and could be registered; registering it creates version 2."""
+    """Status tells that the schema differs and could be registered; registering it makes version 2."""
 
     def add(schema: dict[str, Any]) -> None:
         schema["properties"]["mood"] = {"type": "string", "title": "Mood"}
@@ -112,7 +112,7 @@ async def test_an_incompatible_change_is_told_and_holds_up_no_other(
 
 
 async def test_failures_end_with_one_and_say_what_to_do(prefix: str) -> None:
-    """A registry that fails, rejects the credentials or is unavailable ends the command; no secret is printed."""
+    """A registry that fails, refuses the credentials or is away ends the command at once; no secret is printed."""
     settings: dict[str, object] = {"topics_prefix": prefix, "registry_username": "u", "registry_password": SECRET}
     with StrictRegistry(basic=("u", "another")) as played:
         settings["registry_url"] = played.url
@@ -157,7 +157,7 @@ async def test_failures_end_with_one_and_say_what_to_do(prefix: str) -> None:
     ids=["no address", "secret in the address", "no username", "no password", "two ways", "no registry", "no PEM"],
 )
 async def test_wrong_settings_end_with_78(settings: dict[str, object], said: str) -> None:
-    """Each mistake is reported with its setting's name, before any request, and no secret is printed."""
+    """Each mistake is told by its setting's name, before anything is sent, and no secret is printed."""
     ran = await bridge("schemas", "status", **settings)
     assert ran.code == 78
     assert said in ran.err
@@ -165,16 +165,16 @@ async def test_wrong_settings_end_with_78(settings: dict[str, object], said: str
 
 
 async def test_a_type_that_is_none(prefix: str) -> None:
-    """An event type that is not in the contract is reported."""
+    """A type that the contract has not is told."""
     ran = await bridge(
         "schemas", "status", "--type", "no.such", registry_url="http://127.0.0.1:9", topics_prefix=prefix
     )
     assert ran.code == 1
-    assert "no.such is not an event type" in ran.err
+    assert "no.such is no event type" in ran.err
 
 
 async def test_tls(tmp_path: Path, prefix: str) -> None:
-    """A certificate of a private authority is accepted with BRIDGE_REGISTRY_SSL_CAFILE and rejected without it."""
+    """A certificate of a private authority is believed with BRIDGE_REGISTRY_SSL_CAFILE, and refused without it."""
     if shutil.which("openssl") is None:
         pytest.skip("no openssl to make a certificate with")
     certificate, key = tmp_path / "registry.pem", tmp_path / "registry.key"
@@ -219,7 +219,7 @@ async def test_doctor_looks_at_the_registry(wire_format: str, missing: str, pref
 
 
 async def test_config_check_reads_the_authority(prefix: str) -> None:
-    """An invalid file of certificate authorities, which would stop `gumlet-bridge serve`, is reported."""
+    """What would stop `gumlet-bridge serve` is found before: a file of authorities that is none."""
     ran = await bridge(
         *("config", "check"),
         tokens=SECRET,
