@@ -61,8 +61,9 @@ _HEADERS: dict[str, Any] = {
             "type": "string",
             "examples": ["reconciliation"],
             "description": "Absent from delivered events. `reconciliation`: built by `gumlet-bridge reconcile` from "
-            "Gumlet's API, because the delivery is missing; the id is then derived from the source, the type and "
-            "the asset. An open set.",
+            "Gumlet's "
+            "API, because the delivery is missing; the id is then derived from the source, the type and the asset. "
+            "An open set.",
         },
         "content-type": {"type": "string", "const": "application/json"},
     },

@@ -44,10 +44,7 @@ def check_body_headers(request: web.BaseRequest, max_bytes: int) -> str:
 
 
 async def read_body(request: web.BaseRequest, connection: Connection, max_bytes: int, timeout_seconds: float) -> bytes:
-    """Wait for the body and return it as sent, or little more than `max_bytes` of it.
-
-    Sends 100 Continue first if the sender waits for it.
-    """
+    """Return the body as sent, or little more than `max_bytes` of it; send 100 Continue first where it is expected."""
     content = request.content
     body = bytearray()
     try:

@@ -40,7 +40,7 @@ def test_page_is_made_of_the_measures(measures: dict[str, Any]) -> None:
 
 
 def test_bytes_are_those_of_this_code(measures: dict[str, Any]) -> None:
-    """The sizes on the page are those of the current journal format and records: `make generate-deploy`."""
+    """A change of the journal's format or of the record changes how many fit on a disk: `make generate-deploy`."""
     measured = sizing.measured_bytes()
     assert measures["bytes"] == {name: pytest.approx(each, rel=0.01) for name, each in measured.items()}
 
@@ -66,7 +66,7 @@ def test_replicas_bear_the_rate_with_one_away() -> None:
         for title, rest in re.findall(r"^\| ([^|]+) \|([^|]+\|[^|]+\|[^|]+)\|$", text(), re.MULTILINE)
     }
     rates = [float(each.replace(",", "")) for each in cells["events a second, all together"]]
-    replicas = [int(each) for each in cells["replicas, one of which may be down"]]
+    replicas = [int(each) for each in cells["replicas, one of which may be away"]]
     day = [float(each.removesuffix(" GiB").replace(",", "")) for each in cells["volume for a day without Kafka, each"]]
     assert rates == [1, 100, 10_000]
     for rate, count, gibibytes in zip(rates, replicas, day, strict=True):
