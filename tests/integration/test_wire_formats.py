@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,10 +90,10 @@ async def publish_all(directory: Path, settings: dict[str, Any]) -> dict[str, An
 
 async def tools_read(settings: dict[str, Any], records: dict[str, Any]) -> None:
     """See that the tools show what they would show of plain records."""
-    shown = await bridge("tail", "--from", "beginning", "--no-follow", **settings)
+    shown = await bridge("tail", "--since", "beginning", "--no-follow", **settings)
     assert shown.code == 0, shown.err
     assert {line["event"].get("type") for line in shown.lines} >= {"video.status.ready", "event.playlist.created"}
-    story = await bridge("assets", "show", ASSET, "--json", **settings)
+    story = await bridge("assets", "timeline", ASSET, "--json", **settings)
     assert [line["id"] for line in story.lines if line.get("id")] == [header(records["video.status.ready"], "ce_id")]
     (letter,) = (await bridge("dead-letter", "list", **settings)).lines
     assert (letter["id"], letter["reason"]) == (header(records["dead-letter"], "ce_id"), "invalid_json")
@@ -218,7 +219,7 @@ async def test_a_replayed_dead_letter_is_framed(broker: Broker, played: StrictRe
     """A tool that publishes uses the daemon's wire format, and does not wait for a registry that is away."""
     settings = settings_of(played.url, "confluent", broker, prefix)
     await register(settings)
-    delivery = Delivery(1_790_000_000_123, "films", READY)
+    delivery = Delivery(int(time.time() * 1000), "films", READY)  # an older record is deleted by retention
     letter = Normalizer(Contract.load(prefix)).dead_letter(delivery, "schema_violation", "a schema that is mended now")
     kafka = KafkaSettings(bootstrap_servers=broker.bootstrap_servers)
     await make_topics(broker, kafka, prefix)
