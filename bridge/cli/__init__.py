@@ -103,7 +103,7 @@ def _flatten(group: BaseExceptionGroup[Any]) -> Any:
 
 
 def _print_errors(errors: list[BridgeError]) -> int:
-    from bridge.cli.output import printable  # noqa: PLC0415 - only needed here, and imports Rich
+    from bridge.telemetry.logging import printable  # noqa: PLC0415 - imports structlog, which `--help` does not need
 
     for error in errors:
         for line in str(error).splitlines():

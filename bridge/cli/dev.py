@@ -13,6 +13,7 @@ import shutil
 import signal
 import sys
 from contextlib import asynccontextmanager, contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
@@ -46,6 +47,7 @@ TOKEN = "dev"  # noqa: S105 - for a bridge that listens on the loopback interfac
 LISTEN = "127.0.0.1:8080"
 """Default address: a bridge with a well-known token must not be reachable from the network."""
 EXAMPLE = Path("examples/video.status.ready/full.in.json")
+POLL_MS = 200
 TOPICS_SECONDS = 10.0
 """Longest wait for the daemon to create its topics on a Kafka given by `--kafka`."""
 
@@ -176,8 +178,11 @@ async def _existing(wanted: set[str], options: dict[str, Any]) -> set[str]:
 
 
 async def _print(consumer: AIOKafkaConsumer, console: Console) -> None:
-    async for record in consumer:
-        console.print(event_line(record_to_dict(strip_schema_id(record))), soft_wrap=True)
+    while True:
+        batches = await consumer.getmany(timeout_ms=POLL_MS)
+        # Topics are fetched together, so an asset's events come in order of time, not topic after topic.
+        for record in sorted(chain.from_iterable(batches.values()), key=lambda each: each.timestamp):
+            console.print(event_line(record_to_dict(strip_schema_id(record))), soft_wrap=True)
 
 
 def _first_screen(settings: Settings, addresses: Addresses, *, embedded: bool) -> Text:

@@ -6,11 +6,9 @@ Gumlet's API) passes `printable` before it reaches a terminal.
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 import time
-import unicodedata
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -25,6 +23,7 @@ from rich.text import Text
 
 from bridge.errors import BridgeError
 from bridge.operations.record_view import summarize
+from bridge.telemetry.logging import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -73,19 +72,6 @@ def parse_time(value: str) -> int:
 def is_piped() -> bool:
     """Return whether standard output is something other than a terminal."""
     return not sys.stdout.isatty()
-
-
-def printable(value: Any) -> str:
-    r"""Return text that cannot control a terminal: control, format and bidirectional characters as `\u001b`.
-
-    The escapes are JSON's, so JSON text stays the same JSON.
-    """
-    text = "" if value is None else str(value)
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(
-        char if char.isprintable() or unicodedata.category(char) == "Zs" else json.dumps(char)[1:-1] for char in text
-    )
 
 
 def echo(text: str, *, style: str | None = None) -> None:

@@ -9,8 +9,9 @@ import orjson
 import typer
 from rich.console import Console
 
-from bridge.cli.output import AsJson, is_piped, printable, write_line
+from bridge.cli.output import AsJson, is_piped, write_line
 from bridge.errors import BridgeError
+from bridge.telemetry.logging import printable
 
 DEFAULT_ADMIN_URL = "http://127.0.0.1:8081"
 

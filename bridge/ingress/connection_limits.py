@@ -1,7 +1,9 @@
-"""How many connections the public port holds, in all and of one address: counted as they come and go.
+"""Limits of the open connections: in total, per client address, and in memory before authentication.
 
-One over a limit is answered 503 with Retry-After, and closed. What its sender had sent is read and thrown away for a
-moment, for a socket closed on unread bytes resets the connection, and the answer with it.
+A connection is counted when it is accepted, before a TLS handshake, and released when it is closed. Connections that
+have not sent a valid token yet are kept in the order of their last activity. When the total limit is reached, the
+longest idle of these is evicted in favour of the new connection: senders without a token cannot occupy the port.
+When no connection can be evicted, the new one is rejected.
 """
 
 from __future__ import annotations
@@ -9,114 +11,140 @@ from __future__ import annotations
 import asyncio
 import resource
 from collections import Counter
-from typing import cast
+from http import HTTPStatus
+from typing import Protocol
 
 import structlog
 
-from bridge.config.settings import Settings
-from bridge.telemetry.metrics import Metrics
+from bridge.ingress.rejections import RequestRejected
 
 RESERVED_FILE_DESCRIPTORS = 256
-"""Open files left to the journal, to Kafka's brokers and to the admin port."""
-LINGER_SECONDS = 1.0
-"""How long the sender of a connection over the limit may take to read its answer."""
-MAX_LINGERING = 128
-"""How many may do so at a time; further ones are closed without an answer, or a flood would hold what is saved."""
+"""File descriptors left for the journal, the brokers, the admin port and rejected connections."""
+MAX_REJECTED_CONNECTIONS = 128
+"""Rejected connections that may be open at a time to receive their response; further ones are reset at once."""
+MAX_PENDING_HEADER_BYTES = 16 * 1024 * 1024
+"""Bytes of unfinished headers held by all connections together."""
 
 _log = structlog.stdlib.get_logger()
 
 
+class LimitedConnection(Protocol):
+    """What limits and shutdown need of a connection."""
+
+    address: str
+
+    def evict(self) -> None:
+        """Close the connection in favour of another one; its place is free already."""
+
+    def enforce_deadlines(self, now: float) -> None:
+        """End what the sender has kept waiting for too long."""
+
+    def close_if_idle(self) -> None:
+        """Close the connection unless it has a request."""
+
+    def abort(self) -> None:
+        """Close the connection at once."""
+
+
 class ConnectionLimiter:
-    """The connections that are open now."""
+    """Admits, orders and evicts connections."""
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
-        self._effective_limit = _effective_limit(settings.max_connections)
-        self._max_per_address = settings.max_connections_per_address
-        self._metrics = metrics
-        self._answer = (
-            "HTTP/1.1 503 Service Unavailable\r\nServer: bridge\r\nConnection: close\r\nContent-Length: 0\r\n"
-            f"Retry-After: {settings.retry_after_seconds}\r\n\r\n"
-        ).encode()
-        self._of_address: Counter[str] = Counter()
-        self._lingering = 0
-        self._pending_rejections: Counter[tuple[str, str]] = Counter()
-        self.size = 0
+    def __init__(self, max_connections: int, max_per_address: int) -> None:
+        self._max_connections = _raise_descriptor_limit(max_connections)
+        self._max_per_address = max_per_address
+        self._per_address: Counter[str] = Counter()
+        self._open: set[LimitedConnection] = set()
+        self._admitted: set[LimitedConnection] = set()
+        self._unauthenticated: dict[LimitedConnection, int] = {}
+        self._pending_header_bytes = 0
+        self._all_closed = asyncio.Event()
+        self._all_closed.set()
 
-    def enter(self, transport: asyncio.BaseTransport) -> str | None:
-        """Count a new connection in and return its address; None when there is no room and it has been turned away."""
-        address = _address(transport)
-        if self.size >= self._effective_limit:
-            self._reject(transport, "too_many_connections", address)
-        elif self._max_per_address and self._of_address[address] >= self._max_per_address:
-            self._reject(transport, "too_many_connections_per_address", address)
-        else:
-            self.size += 1
-            self._of_address[address] += 1
-            return address
+    @property
+    def open(self) -> list[LimitedConnection]:
+        """All open connections, the rejected ones included."""
+        return list(self._open)
+
+    @property
+    def rejected(self) -> int:
+        """Number of open connections without a place: rejected or evicted."""
+        return len(self._open) - len(self._admitted)
+
+    @property
+    def size(self) -> int:
+        """Number of admitted connections."""
+        return len(self._admitted)
+
+    def try_acquire(self, connection: LimitedConnection) -> RequestRejected | None:
+        """Admit a new connection, if necessary in place of an evicted one; return the rejection otherwise."""
+        self._open.add(connection)
+        self._all_closed.clear()
+        if self._max_per_address and self._per_address[connection.address] >= self._max_per_address:
+            same = next((known for known in self._unauthenticated if known.address == connection.address), None)
+            if same is None:
+                return RequestRejected(HTTPStatus.SERVICE_UNAVAILABLE, "too_many_connections_per_address")
+            self._evict(same)
+        elif len(self._admitted) >= self._max_connections:
+            if not self._unauthenticated:
+                return RequestRejected(HTTPStatus.SERVICE_UNAVAILABLE, "too_many_connections")
+            self._evict(next(iter(self._unauthenticated)))
+        self._admitted.add(connection)
+        self._unauthenticated[connection] = 0
+        self._per_address[connection.address] += 1
         return None
 
-    def leave(self, address: str) -> None:
-        """Count out a connection that had entered, of the address that it had then: TLS forgets it before the end."""
-        self.size -= 1
-        self._of_address[address] -= 1
-        if not self._of_address[address]:
-            del self._of_address[address]
-
-    def tell(self) -> None:
-        """Log what was turned away since the last time: a line for each reason and address, the first few of them."""
-        for (reason, address), times in self._pending_rejections.most_common(3):
-            _log.warning("connections_rejected", reason=reason, remote=address, times=times, open=self.size)
-        self._pending_rejections.clear()
-
-    def _reject(self, transport: asyncio.BaseTransport, reason: str, address: str) -> None:
-        self._metrics.record_rejection("default", 503, reason)
-        self._pending_rejections[reason, address] += 1
-        stream = cast("asyncio.Transport", transport)
-        if self._lingering >= MAX_LINGERING:
-            stream.abort()
+    def record_activity(self, connection: LimitedConnection, header_bytes: int) -> None:
+        """Note that a connection is not idle, and how many bytes of unfinished headers it holds now."""
+        held = self._unauthenticated.pop(connection, None)
+        if held is None:
             return
-        self._lingering += 1
-        stream.set_protocol(_LingeringProtocol(self))
-        stream.write(self._answer)
-        if stream.can_write_eof():
-            stream.write_eof()
-        asyncio.get_running_loop().call_later(LINGER_SECONDS, stream.abort)
+        self._unauthenticated[connection] = header_bytes
+        self._pending_header_bytes += header_bytes - held
+        while self._pending_header_bytes > MAX_PENDING_HEADER_BYTES:
+            self._evict(next(known for known, held in self._unauthenticated.items() if held))
 
-    def gone(self) -> None:
-        """Note the end of a connection that was turned away."""
-        self._lingering -= 1
+    def authenticate(self, connection: LimitedConnection) -> None:
+        """Note that a connection has sent a valid token: it is not evicted from now on."""
+        self._pending_header_bytes -= self._unauthenticated.pop(connection, 0)
+
+    def release(self, connection: LimitedConnection) -> None:
+        """Forget a closed connection, and free its place if it has one."""
+        self._open.discard(connection)
+        self._free(connection)
+        if not self._open:
+            self._all_closed.set()
+
+    async def wait_all_closed(self) -> None:
+        """Wait until no connection is open."""
+        await self._all_closed.wait()
+
+    def _evict(self, connection: LimitedConnection) -> None:
+        self._free(connection)
+        connection.evict()
+
+    def _free(self, connection: LimitedConnection) -> None:
+        if connection in self._admitted:
+            self.authenticate(connection)
+            self._admitted.discard(connection)
+            self._per_address[connection.address] -= 1
+            if not self._per_address[connection.address]:
+                del self._per_address[connection.address]
 
 
-class _LingeringProtocol(asyncio.Protocol):
-    """What a connection over a limit sends, thrown away until its sender closes."""
-
-    def __init__(self, crowd: ConnectionLimiter) -> None:
-        self._crowd = crowd
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        del exc
-        self._crowd.gone()
-
-
-def _address(transport: asyncio.BaseTransport) -> str:
-    peer = transport.get_extra_info("peername")
-    return str(peer[0]) if peer else ""
-
-
-def _effective_limit(wanted: int) -> int:
-    """Return how many connections this process may hold: each is an open file, of which it raises its limit."""
+def _raise_descriptor_limit(wanted: int) -> int:
+    """Raise the limit of open files for so many connections; return how many are possible."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = wanted + RESERVED_FILE_DESCRIPTORS
     if soft != resource.RLIM_INFINITY and soft < needed:
         soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         if soft < needed:
-            fit = max(1, soft - RESERVED_FILE_DESCRIPTORS)
+            possible = max(1, soft - RESERVED_FILE_DESCRIPTORS)
             _log.warning(
                 "file_descriptor_limit_low",
                 limit=soft,
-                max_connections=fit,
+                max_connections=possible,
                 fix=f"allow {needed} (ulimit -n, LimitNOFILE)",
             )
-            return fit
+            return possible
     return wanted

@@ -1,8 +1,8 @@
-"""Leaving a public port without resetting anybody: what had connected is served, then asked to go.
+"""Graceful shutdown of the public port: no connection is reset, and the duration is bounded.
 
-Closing a listening socket resets the connections that the kernel holds for it. Where several processes share the
-port, those were never the others': so what is queued is accepted first. A sender on an open connection then gets its
-answer with `Connection: close`; an idle connection is given a moment, because a request may be on its way.
+Closing a listening socket resets the connections in its queue. Where several processes share the port, the kernel
+does not pass them on to the others; so the queue is accepted first. A request in progress gets its response with
+`Connection: close`; an idle connection is kept for a moment, because a request may be on its way.
 """
 
 from __future__ import annotations
@@ -11,31 +11,45 @@ import asyncio
 import contextlib
 import os
 import socket
-import ssl
 import time
+from collections.abc import Awaitable, Callable
 
-from aiohttp import web
+from bridge.ingress.connection_limits import ConnectionLimiter
 
 IDLE_GRACE_SECONDS = 3.0
-"""How long connections that stay open without a request are waited for."""
+"""How long an idle connection is kept open for a request that may be on its way."""
 
 
-async def leave(
-    listener: socket.socket, site: web.BaseSite, server: web.Server, tls: ssl.SSLContext | None = None
+async def drain_connections(
+    listener: socket.socket,
+    accepting: asyncio.Task[None],
+    accept: Callable[[socket.socket], Awaitable[None]],
+    limiter: ConnectionLimiter,
+    timeout_seconds: float,
 ) -> None:
-    """Stop accepting, serve what had connected, and wait for the connections to go."""
-    queue = socket.socket(fileno=os.dup(listener.fileno()))  # keeps the port open when the site closes its own
-    await site.stop()
-    for connection in _accept_pending(queue):
-        with contextlib.suppress(OSError):  # it went meanwhile
-            await asyncio.get_running_loop().connect_accepted_socket(server, connection, ssl=tls)
-    deadline = time.monotonic() + IDLE_GRACE_SECONDS
-    while server.connections and time.monotonic() < deadline:  # noqa: ASYNC110 - aiohttp does not signal their end
-        await asyncio.sleep(0.02)
+    """Stop accepting, let the requests in progress finish, and close all connections within the timeout."""
+    deadline = time.monotonic() + timeout_seconds
+    queue = socket.socket(fileno=os.dup(listener.fileno()))  # keeps the port open while `listener` is closed
+    accepting.cancel()
+    await asyncio.wait([accepting])
+    for accepted in _accept_pending(queue):
+        await accept(accepted)
+    await _wait_all_closed(limiter, min(IDLE_GRACE_SECONDS, timeout_seconds))
+    for connection in limiter.open:
+        connection.close_if_idle()
+    await _wait_all_closed(limiter, max(0.0, deadline - time.monotonic()))
+    for connection in limiter.open:
+        connection.abort()
+    await _wait_all_closed(limiter, 1.0)
+
+
+async def _wait_all_closed(limiter: ConnectionLimiter, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(limiter.wait_all_closed(), seconds)
 
 
 def _accept_pending(listener: socket.socket) -> list[socket.socket]:
-    """Accept what the kernel holds, and close in the same moment."""
+    """Accept the connections in the kernel's queue, and close the socket at once."""
     listener.setblocking(False)  # noqa: FBT003 - the standard library's signature
     accepted: list[socket.socket] = []
     with listener, contextlib.suppress(BlockingIOError):

@@ -1,257 +1,301 @@
-"""The public port's connections: what aiohttp's low-level server leaves to be done.
+"""One connection of the public port: a thin protocol around the one that aiohttp's `web.Server` makes.
 
-A bound on the time that headers may take, answers of ours to what is not HTTP, and a short way for what arrives whole.
-What a request means is not known here.
+It sees bytes and connections only, and adds what aiohttp does not have: connection limits, a deadline and a size for
+a request's headers (408, 431), half-closed connections, lingering close, and the bridge's own response to malformed
+requests. aiohttp's protocol gets a `ConnectionTransport` in place of the transport.
 
-The short way: a request that arrives with its body in one piece, while nothing else is in progress, as nearly every
-delivery does, is offered to the ingress at once. What that takes is answered without a task, a request object and five
-turns of the event loop: about a fifth of the cost of an acknowledgement. All else goes aiohttp's way, to the handler.
-Answers are in the order of the requests: what arrives before the answer was given waits for it.
+Invariants: bytes are passed on in order and unchanged. The request handler calls `begin_request` and `end_request`;
+between them, input belongs to the body or to pipelined requests. Only `write` of this class sends a response.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from email.utils import formatdate
+from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any
+from ssl import SSLContext
+from typing import Any, NamedTuple, cast
 
-import structlog
-from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.web_protocol import RequestHandler
+from bridge.ingress.connection_limits import MAX_REJECTED_CONNECTIONS, ConnectionLimiter
+from bridge.ingress.rejections import RejectionRecorder, RequestRejected
+from bridge.ingress.transport import ConnectionTransport
 
-from bridge.ingress.connection_limits import ConnectionLimiter
-
-_log = structlog.stdlib.get_logger()
-
-
-class Answer(Exception):
-    """A request is refused: the status, one word why, whether the connection must close."""
-
-    def __init__(self, status: HTTPStatus, reason: str, *, detail: str = "", close: bool = False) -> None:
-        super().__init__(detail or reason)
-        self.status = status
-        self.reason = reason
-        self.close = close
+MAX_HEADER_BYTES = 64 * 1024
+"""Largest request line with all header fields; more gets 431, also while they are unfinished."""
+LINGER_SECONDS = 2.0
+"""How long input is discarded after the last response. A socket that is closed with unread input resets the
+connection, and the sender loses the response."""
+PIPELINE_SECONDS = 0.25
+"""Input within this time after a response may be the body of a pipelined request that has not been started yet."""
+_HEADER_END = b"\r\n\r\n"
 
 
-Refuse = Callable[[web.BaseRequest, Answer], web.StreamResponse]
-Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
-Deliver = Callable[["Connection", Any, Any], "asyncio.Future[None] | None"]
-"""Takes a request that is whole, its head and its body, or (None) does not; answers when the future is done."""
+class Endpoint(NamedTuple):
+    """What the connections of the public port share."""
+
+    make_http_protocol: Callable[[], asyncio.Protocol]
+    limiter: ConnectionLimiter
+    rejections: RejectionRecorder
+    encode_rejection: Callable[[RequestRejected], bytes]
+    request_timeout_seconds: float
+    tasks: asyncio.TaskGroup
+    tls: bool
 
 
-class Connection(RequestHandler):
-    """One connection. Knows since when it has been reading a request's headers, which aiohttp does not bound."""
+class Connection(asyncio.Protocol):
+    """The connection of one sender."""
 
-    __slots__ = ("_answer", "_crowd", "_deliver", "_entered", "_held", "_held_back", "_refuse", "reading_since")
+    __slots__ = (
+        "_body_waiter",
+        "_closing_since",
+        "_endpoint",
+        "_handshake",
+        "_header_bytes",
+        "_headers_complete",
+        "_http",
+        "_idle_since_accept",
+        "_last_bytes",
+        "_rejection",
+        "_request_active",
+        "_request_ended_at",
+        "_transport",
+        "_write_blocked_since",
+        "address",
+        "headers_started_at",
+        "headers_uncounted",
+        "input_ended",
+    )
 
-    def __init__(
-        self, refuse: Refuse, deliver: Deliver, crowd: ConnectionLimiter, *arguments: Any, **options: Any
-    ) -> None:
-        super().__init__(*arguments, **options)
-        self._refuse = refuse
-        self._deliver = deliver
-        self._crowd = crowd
-        self._entered: str | None = None
-        self._parser: Any = _Parser(self._parser, self._offer)
-        self._answer: asyncio.Future[None] | None = None
-        self._held = b""
-        self._held_back = False
-        self.reading_since: float | None = time.monotonic()
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._transport: asyncio.Transport
+        self._http: asyncio.Protocol | None = None
+        self._request_active = False
+        self._request_ended_at = 0.0
+        self._headers_complete = False
+        self._header_bytes = 0
+        self._last_bytes = b""
+        self._body_waiter: asyncio.Future[None] | None = None
+        self._idle_since_accept: float | None = time.monotonic()
+        self._closing_since: float | None = None
+        self._handshake: asyncio.Task[None] | None = None
+        self._rejection: RequestRejected | None = None
+        self._write_blocked_since: float | None = None
+        self.address = ""
+        self.headers_started_at: float | None = None
+        self.headers_uncounted = False
+        self.input_ended = False
+
+    def start_tls(self, accepted: socket.socket, context: SSLContext) -> None:
+        """Acquire a place for an accepted socket, then run the TLS handshake, which is thereby limited too."""
+        with contextlib.suppress(OSError):
+            self._acquire(accepted.getpeername())
+        self._handshake = self._endpoint.tasks.create_task(self._run_handshake(accepted, context))
+        if self._rejection is not None and self._endpoint.limiter.rejected > MAX_REJECTED_CONNECTIONS:
+            self.reject(self._rejection)
+
+    # Called by the event loop.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin, if there is room for one more."""
-        self._entered = self._crowd.enter(transport)
-        if self._entered is not None:
-            super().connection_made(transport)
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        """Make room for another."""
-        if self._entered is not None:
-            self._crowd.leave(self._entered)
-            self._entered = None
-        super().connection_lost(exc)
+        """Start HTTP; without TLS, acquire a place first."""
+        self._transport = cast("asyncio.Transport", transport)
+        if self._handshake is None:
+            self._acquire(transport.get_extra_info("peername"))
+        self._handshake = None
+        if self._rejection is not None:
+            self.reject(self._rejection)
+        else:
+            self._idle_since_accept = time.monotonic()
+            self._http = self._endpoint.make_http_protocol()
+            self._http.connection_made(ConnectionTransport(self, self._transport))
 
     def data_received(self, data: bytes) -> None:
-        """Note when the first bytes came that belong to no request yet."""
-        if self._answer is not None:  # the next request must not overtake
-            self._held += data
-            self._held_back = True
-            self._pause_transport_reading()
+        """Pass input on to aiohttp, once it is within the limits."""
+        if self._closing_since is not None or (not self._request_active and not self._check_headers(data)):
             return
-        if self.reading_since is None and self._current_request is None:
-            self.reading_since = time.monotonic()
-        super().data_received(data)
+        if self._http is not None:
+            self._http.data_received(data)
+        self._wake()
 
-    def _offer(self, message: Any, payload: Any) -> bool:
-        """Give the ingress a request that arrived whole; return whether it took it."""
-        waiting = self._waiter is not None and not self._waiter.done() and not self._messages
-        closing = self._force_close or self._close or message.should_close
-        whole = payload.is_eof() and payload.exception() is None and not self._reading_paused
-        if closing or message.upgrade or self.writing_paused or not waiting or not whole:
+    def eof_received(self) -> bool:
+        """Keep a half-closed connection open for the response to a request that is complete."""
+        self.input_ended = True
+        if self._closing_since is not None or self._endpoint.tls:
             return False
-        self._answer = self._deliver(self, message, payload)
-        if self._answer is None:
-            return False
-        self.reading_since = None
-        return True
+        if self._header_bytes and not self._headers_complete:
+            self.reject(RequestRejected(HTTPStatus.BAD_REQUEST, "malformed_request", "ends within its headers"))
+        self._wake()
+        return self._request_active or self._headers_complete or self._closing_since is not None
 
-    def answer(self, data: bytes, *, close: bool) -> None:
-        """Answer the request that was taken at once; then it is the turn of what came meanwhile."""
-        self._answer = None
-        if self.transport is None:
-            return
-        self.transport.write(data)
-        if close:
-            self.force_close()
-            return
-        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
-        if self._held:
-            held, self._held = self._held, b""
-            self.data_received(held)
-        if self._held_back and self._answer is None and not self._reading_paused and not self._buffer_paused:
-            self._held_back = False
-            self._resume_transport_reading()
+    def pause_writing(self) -> None:
+        """Note that the sender does not read its responses; aiohttp then reads no further requests."""
+        self._write_blocked_since = time.monotonic()
+        if self._http is not None:
+            self._http.pause_writing()
 
-    def _process_keepalive(self) -> None:
-        """Close an idle connection; one whose delivery waits for its answer is not idle."""
-        if self._answer is None:
-            super()._process_keepalive()
+    def resume_writing(self) -> None:
+        """Undo `pause_writing`."""
+        self._write_blocked_since = None
+        if self._http is not None:
+            self._http.resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End the request in progress, and free the place."""
+        self.input_ended = True
+        self._closing_since = self._closing_since or time.monotonic()
+        http, self._http = self._http, None
+        if http is not None:
+            http.connection_lost(exc)
+        self._wake()
+        self._endpoint.limiter.release(self)
+
+    # Called by the request handler.
+
+    def begin_request(self) -> None:
+        """Note that the headers are complete, and that a handler is working on the request."""
+        self._request_active = True
+        self._idle_since_accept = self.headers_started_at = None
+        self._headers_complete = False
+        self._header_bytes = 0
+
+    def end_request(self) -> None:
+        """Note that the response follows: further input is the next request's."""
+        self._request_active = False
+        self._request_ended_at = time.monotonic()
+        self.headers_uncounted = False
+        if self.input_ended and self._closing_since is None:
+            asyncio.get_running_loop().call_later(PIPELINE_SECONDS, self.close_if_idle)
+
+    def authenticate(self) -> None:
+        """Note that the sender has sent a valid token."""
+        self._endpoint.limiter.authenticate(self)
+
+    async def wait_for_input(self) -> None:
+        """Wait until input has been passed on, or none can follow (`input_ended`)."""
+        self._body_waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._body_waiter
+        finally:
+            self._body_waiter = None
+
+    def write(self, data: bytes) -> None:
+        """Send a response, or a part of it."""
+        if self._transport.is_closing():
+            raise ConnectionResetError("the sender has disconnected")
+        self._transport.write(data)
+
+    # Called by limits, deadlines and shutdown.
+
+    def reject(self, rejection: RequestRejected, *, respond: bool = True) -> None:
+        """Respond to a request that no handler has seen, and close."""
+        if self._closing_since is not None:
+            return
+        self._endpoint.rejections.record(rejection, self.address)
+        crowded = self._rejection is not None and self._endpoint.limiter.rejected > MAX_REJECTED_CONNECTIONS
+        if crowded or self._handshake is not None:
+            self.abort()
+            return
+        if respond and not self._transport.is_closing():
+            self._transport.write(self._endpoint.encode_rejection(rejection))
+        self.close()
+
+    def evict(self) -> None:
+        """Close the connection in favour of another one; its place is free already."""
+        self._rejection = RequestRejected(HTTPStatus.SERVICE_UNAVAILABLE, "connection_evicted")
+        self.reject(self._rejection, respond=self._header_bytes > 0)
+
+    def enforce_deadlines(self, now: float) -> None:
+        """Close the connection when its sender is too slow: with its headers, its first byte or with reading."""
+        oldest = now - self._endpoint.request_timeout_seconds
+        if self._closing_since is not None:
+            if self._closing_since < now - LINGER_SECONDS:
+                self.abort()
+        elif self._write_blocked_since is not None and self._write_blocked_since < oldest:
+            self.abort()
+        elif self.headers_started_at is not None:
+            if self.headers_started_at < oldest:
+                self.reject(RequestRejected(HTTPStatus.REQUEST_TIMEOUT, "header_timeout"))
+        elif self._idle_since_accept is not None and self._idle_since_accept < oldest:
+            self.close()
+
+    def close_if_idle(self) -> None:
+        """Close the connection unless it has a request."""
+        if not self._request_active and not self._headers_complete and not self._header_bytes:
+            self.close()
+
+    def close(self) -> None:
+        """Close after pending output is sent; until the sender closes too, discard its input for a limited time."""
+        if self._closing_since is not None:
+            return
+        if self._handshake is not None:
+            self.abort()
+            return
+        self._closing_since = time.monotonic()
+        self._wake()
+        if self.input_ended or not self._transport.can_write_eof():
+            self._transport.close()
+        elif not self._transport.is_closing():
+            self._transport.write_eof()
+            self._transport.resume_reading()
+
+    def abort(self) -> None:
+        """Close at once; pending output is lost."""
+        self._closing_since = self._closing_since or time.monotonic()
+        if self._handshake is not None:
+            self._handshake.cancel()
         else:
-            self._keepalive_handle = self._loop.call_later(self._keepalive_timeout, self._process_keepalive)
+            self._transport.abort()
 
-    async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109 - aiohttp's signature
-        """Let the delivery that is waiting for the disk have its answer."""
-        if self._answer is not None:
-            await asyncio.wait([self._answer], timeout=timeout)
-        await super().shutdown(timeout)
+    # Internal.
 
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """Answer what could not be parsed, or a fault of ours."""
-        del message
-        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            _log.error("internal_error", exc_info=exc)
-            return self._refuse(request, Answer(HTTPStatus.SERVICE_UNAVAILABLE, "internal_error", close=True))
-        detail = exc.message if isinstance(exc, HttpProcessingError) else ""
-        return self._refuse(
-            request,
-            Answer(
-                HTTPStatus.BAD_REQUEST,
-                "malformed_request",
-                detail=detail.splitlines()[0] if detail else "",
-                close=True,
-            ),
-        )
+    def _acquire(self, peer: Any) -> None:
+        self.address = str(peer[0]) if peer else ""
+        self._rejection = self._endpoint.limiter.try_acquire(self)
 
-    @property
-    def busy(self) -> bool:
-        """Whether a request is being read or waits for its answer."""
-        return self._current_request is not None or self._answer is not None
+    async def _run_handshake(self, accepted: socket.socket, context: SSLContext) -> None:
+        """Run the TLS handshake; `connection_made` follows where it succeeds."""
+        timeout = self._endpoint.request_timeout_seconds
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: self,
+                accepted,
+                ssl=context,
+                ssl_handshake_timeout=timeout,
+                ssl_shutdown_timeout=LINGER_SECONDS,
+            )
+        except OSError:
+            pass  # the sender does not speak TLS, was too slow or has disconnected
+        finally:
+            if self._handshake is not None:
+                accepted.close()
+                self.connection_lost(None)
 
-    def send_request_timeout(self) -> None:
-        """Answer 408 to a sender that does not finish its headers, and close."""
-        if self.transport is not None:
-            self.reading_since = None
-            self.transport.write(encoded(HTTPStatus.REQUEST_TIMEOUT, {"Connection": "close"}))
-        self.force_close()
+    def _check_headers(self, data: bytes) -> bool:
+        """Count header bytes until the headers end; return whether the input may be passed on."""
+        if self._headers_complete:  # the handler is about to start
+            return True
+        now = time.monotonic()
+        if self.headers_started_at is None:
+            data = data.lstrip(b"\r\n")  # empty lines between requests are no headers
+            if not data:
+                return True
+            self.headers_started_at = now
+            self._last_bytes = b""
+        end = data.find(_HEADER_END)
+        self._headers_complete = end >= 0 or _HEADER_END in self._last_bytes + data[:3]
+        self._header_bytes += end + len(_HEADER_END) if end >= 0 else len(data)
+        self._last_bytes = data[-3:]
+        if self._header_bytes > MAX_HEADER_BYTES and now - self._request_ended_at < PIPELINE_SECONDS:
+            self.headers_uncounted = True
+        elif self._header_bytes > MAX_HEADER_BYTES and (end >= 0 or not self._headers_complete):
+            self.reject(RequestRejected(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large"))
+        else:
+            self._endpoint.limiter.record_activity(self, 0 if self._headers_complete else self._header_bytes)
+        return self._closing_since is None
 
-
-def encoded(status: HTTPStatus, headers: Mapping[str, str], text: str = "") -> bytes:
-    """Return an answer as it goes over the wire."""
-    fields = {"Server": "bridge", "Date": formatdate(usegmt=True), "Content-Length": str(len(text)), **headers}
-    if text:
-        fields["Content-Type"] = "text/plain; charset=utf-8"
-    head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
-    return f"HTTP/1.1 {status} {status.phrase}\r\n{head}\r\n{text}".encode()
-
-
-class _Parser:
-    """aiohttp's parser, which offers a single message before it returns it."""
-
-    __slots__ = ("_feed", "_offer", "feed_eof", "message_consumed", "pause_reading", "set_upgraded")
-
-    def __init__(self, parser: Any, offer: Callable[[Any, Any], bool]) -> None:
-        self._feed = parser.feed_data
-        self._offer = offer
-        self.feed_eof = parser.feed_eof
-        self.message_consumed = parser.message_consumed
-        self.pause_reading = parser.pause_reading
-        self.set_upgraded = parser.set_upgraded
-
-    def feed_data(self, data: bytes) -> tuple[Any, bool, bytes]:
-        """Return the messages that are not taken."""
-        found: tuple[Any, bool, bytes] = self._feed(data)
-        messages = found[0]
-        if len(messages) == 1 and self._offer(*messages[0]):
-            self.message_consumed()
-            return (), *found[1:]
-        return found
-
-
-class _Accepted(web.StreamResponse):
-    """The 200 on a connection that stays open: the same bytes each time, written at once.
-
-    One object serves all requests, since it keeps nothing of any. To build a response and its headers anew costs a
-    fifth of the whole way to the acknowledgement.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._second = 0
-        self._bytes = b""
-
-    @property
-    def keep_alive(self) -> bool:
-        """Say that the connection stays open."""
-        return True
-
-    async def prepare(self, request: web.BaseRequest) -> None:
-        """Write the whole answer."""
-        transport = request.transport
-        if transport is None:
-            raise ConnectionResetError("the sender is gone")
-        transport.write(self.now())
-        await request.protocol._drain_helper()  # noqa: SLF001 - as aiohttp's own answers do: a sender that reads nothing
-
-    def now(self) -> bytes:
-        """Return the whole answer, with the present second."""
-        second = int(time.time())
-        if second != self._second:
-            self._bytes = encoded(HTTPStatus.OK, {})
-            self._second = second
-        return self._bytes
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        """Do nothing: `prepare` wrote it all."""
-
-
-ACCEPTED = _Accepted()
-"""The answer to a delivery that is safe."""
-
-
-class Server(web.Server):
-    """aiohttp's server, making our connections; `refuse` makes the answer to what never reached `handle`."""
-
-    def __init__(
-        self, handle: Handle, refuse: Refuse, deliver: Deliver, crowd: ConnectionLimiter, **options: Any
-    ) -> None:
-        super().__init__(handle)
-        self._refuse = refuse
-        self._deliver = deliver
-        self._crowd = crowd
-        self._options = options
-
-    def __call__(self) -> RequestHandler:
-        """Make the protocol of a new connection."""
-        common = (self._refuse, self._deliver, self._crowd, self)
-        return Connection(*common, loop=asyncio.get_running_loop(), **self._options)
+    def _wake(self) -> None:
+        if self._body_waiter is not None and not self._body_waiter.done():
+            self._body_waiter.set_result(None)

@@ -1,14 +1,37 @@
-"""Logging: structlog to standard error, one JSON object a line or readable text. Accepted deliveries are not logged."""
+"""Logs by structlog to standard error: one JSON object per line, or text for people. Accepted events are not logged.
+
+Log lines hold text from deliveries (types, names of fields), so text that could control a terminal is escaped.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
+import unicodedata
+from typing import Any
 
 import orjson
 import structlog
 
 from bridge.config.sections import LogSettings
+
+
+def printable(value: Any) -> str:
+    r"""Return text that cannot control a terminal: control, format and bidirectional characters as `\u001b`.
+
+    The escapes are JSON's, so JSON text stays the same JSON.
+    """
+    text = "" if value is None else str(value)
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() or unicodedata.category(char) == "Zs" else json.dumps(char)[1:-1] for char in text
+    )
+
+
+def _escape_values(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    return {name: printable(value) if isinstance(value, str) else value for name, value in event.items()}
 
 
 def configure(settings: LogSettings) -> None:
@@ -23,10 +46,12 @@ def configure(settings: LogSettings) -> None:
     if settings.format == "json":
         final = [
             structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(serializer=lambda event, **_: orjson.dumps(event, default=str).decode()),
+            structlog.processors.JSONRenderer(
+                serializer=lambda event, **_: printable(orjson.dumps(event, default=str).decode())
+            ),
         ]
     else:
-        final = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        final = [_escape_values, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(

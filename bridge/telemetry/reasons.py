@@ -12,6 +12,7 @@ OTHER = "other"
 REJECTIONS = {
     "malformed_request": 400,
     "malformed_body": 400,
+    "truncated_body": 400,
     "invalid_token": 401,
     "missing_token": 401,
     "unknown_path": 404,
@@ -24,6 +25,7 @@ REJECTIONS = {
     "headers_too_large": 431,
     "too_many_connections": 503,
     "too_many_connections_per_address": 503,
+    "connection_evicted": 503,
     "queue_full": 503,
     "journal_full": 503,
     "journal_unavailable": 503,

@@ -12,6 +12,9 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # it exports t
     AclOperation,
     AclPermissionType,
     AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
     ResourcePatternType,
     ResourceType,
 )
@@ -52,6 +55,27 @@ async def test_kafka_frozen(chaos: Chaos, victim: ApacheKafka) -> None:
         chaos.past(daemon, 300)
         victim.freeze()
         time.sleep(chaos.scaled(4, 12))  # beyond the delivery's time-out
+        victim.thaw()
+        await chaos.verdict(daemon)
+
+
+async def test_batches_too_large_behind_a_frozen_kafka(chaos: Chaos, victim: ApacheKafka) -> None:
+    """Batches that are collected while Kafka is frozen and rejected when it responds are sent smaller, in order."""
+    admin = AdminClient({"bootstrap.servers": chaos.bootstrap_servers})
+    with chaos.bridge(kafka_delivery_timeout_seconds=2) as daemon:
+        await asyncio.to_thread(chaos.load(daemon, 100).finish)
+        wait_for(daemon.drained)
+        entry = ConfigEntry("max.message.bytes", "20000", incremental_operation=AlterConfigOpType.SET)
+        limits = [
+            ConfigResource(ConfigResource.Type.TOPIC, name, incremental_configs=[entry])
+            for name in topics(chaos.prefix)
+        ]
+        for done in admin.incremental_alter_configs(limits).values():
+            done.result(30)
+        chaos.load(daemon, chaos.scaled(1000, 5000), rate=chaos.scaled(500, 300))
+        chaos.past(daemon, 100)
+        victim.freeze()
+        time.sleep(chaos.scaled(4, 12))
         victim.thaw()
         await chaos.verdict(daemon)
 

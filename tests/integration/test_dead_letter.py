@@ -117,6 +117,7 @@ async def test_replay_warns_about_events_older_than_retention(embedded_broker: B
     kafka = KafkaSettings(bootstrap_servers=embedded_broker.bootstrap_servers)
     normalizer = Normalizer(Contract.load(prefix))
     delivery = Delivery(RECEIVED_MS - 8 * 24 * 3_600_000, "films", orjson.dumps(READY))
+    await make_topics(embedded_broker, kafka, prefix)
     await publish(kafka, [(normalizer.dead_letter(delivery, "schema_violation", "a title too long"), delivery)])
     settings: dict[str, object] = {"kafka_bootstrap_servers": kafka.bootstrap_servers, "topics_prefix": prefix}
     ran = await bridge("dead-letter", "replay", "--dry-run", **settings)
@@ -174,7 +175,7 @@ async def test_unreachable_kafka_and_missing_topic_name_the_fix(broker: Broker, 
     """An unreachable Kafka and a missing topic end the command with the setting to fix."""
     away = await bridge("dead-letter", "list", kafka_bootstrap_servers="127.0.0.1:1")
     assert away.code == 1
-    assert "BRIDGE_KAFKA_BOOTSTRAP_SERVERS" in away.err
+    assert "127.0.0.1:1 refused the connection" in away.err
     empty = await bridge("dead-letter", "list", kafka_bootstrap_servers=broker.bootstrap_servers, topics_prefix=prefix)
     assert empty.code == 1
     assert "BRIDGE_TOPICS_PREFIX" in empty.err

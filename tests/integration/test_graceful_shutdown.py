@@ -32,7 +32,7 @@ async def test_one_of_two_leaves_under_load(broker: Broker, tmp_path: Path, pref
                 assert deliveries(leaving) > 0
                 assert deliveries(staying) > 0
                 assert leaving.stop() == 0
-                assert leaving.logged("drained")[0]["left"] == 0
+                assert leaving.logged("drained")[0]["remaining"] == 0
                 report = load.finish()
             wait_for(staying.drained)
             assert report["rejected"] == {}

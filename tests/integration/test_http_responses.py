@@ -50,7 +50,9 @@ def test_a_good_delivery_gets_200(daemon: Daemon) -> None:
     assert answer.headers["server"] == "bridge"
 
 
-@pytest.mark.parametrize("path", ["/webhooks/gumlet", "/webhooks/gumlet/production", "/webhooks/gumlet?x=1"])
+@pytest.mark.parametrize(
+    "path", ["/webhooks/gumlet", "/webhooks/gumlet/production", "/webhooks/gumlet?x=1", "/webhooks/gumlet/"]
+)
 def test_the_paths_that_exist(daemon: Daemon, path: str) -> None:
     """Both forms of the path take deliveries, with or without a query."""
     assert daemon.post(BODY, path).status == 200
@@ -79,7 +81,7 @@ def test_two_tokens_in_one_request_get_401(daemon: Daemon) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/webhooks", "/webhooks/gumlet/", "/webhooks/gumlet/a/b", "/metrics", "/webhooks/gumlet/a%20b"]
+    "path", ["/", "/webhooks", "/webhooks/gumlet//", "/webhooks/gumlet/a/b", "/metrics", "/webhooks/gumlet/a%20b"]
 )
 def test_an_unknown_path_gets_404(daemon: Daemon, path: str) -> None:
     """Nothing but the webhooks is on the public port."""
@@ -174,7 +176,7 @@ def test_malformed_http_gets_400(daemon: Daemon, junk: bytes) -> None:
 
 def test_listed_sources_are_the_only_ones(embedded_broker: Broker, tmp_path: Path) -> None:
     """With a list of sources another one is a 404, behind the token."""
-    settings = {"topics_provision": "create", "sources": "production,staging"}
+    settings = {"topics_provision": "create", "allowed_sources": "production,staging"}
     with Daemon(tmp_path, embedded_broker.bootstrap_servers, **settings) as daemon:
         assert daemon.post(BODY, "/webhooks/gumlet/staging").status == 200
         assert daemon.post(BODY, "/webhooks/gumlet/other").status == 404

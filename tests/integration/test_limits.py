@@ -84,8 +84,8 @@ def test_a_flood_of_connections_is_a_line_a_second_in_the_log(tmp_path: Path) ->
                 stack.enter_context(connect(daemon))
             assert deliver(inside[0]).startswith(b"HTTP/1.1 200 ")
             wait_for(lambda: refused(daemon, "too_many_connections") == flood)
-        wait_for(lambda: sum(line["times"] for line in daemon.logged("connections_rejected")) == flood)
-        lines = daemon.logged("connections_rejected")
+        wait_for(lambda: sum(line["count"] for line in daemon.logged("request_rejected")) == flood)
+        lines = daemon.logged("request_rejected")
         assert len(lines) < flood / 4, "a line for each would fill the disk"
         assert {(line["reason"], line["remote"]) for line in lines} == {("too_many_connections", "127.0.0.1")}
         assert deliver(inside[1]).startswith(b"HTTP/1.1 200 ")

@@ -77,6 +77,21 @@ async def test_order_is_kept_behind_a_batch_that_is_too_large_for_a_frozen_kafka
             assert not await read_all(kafka.bootstrap_servers, [f"{prefix}dead-letter"])
 
 
+async def test_order_is_kept_behind_the_first_batch_of_a_producer_when_it_is_too_large(
+    apache_kafka: Broker, tmp_path: Path, prefix: str
+) -> None:
+    """A producer that Kafka knows nothing of yet: Kafka would accept its second batch after rejecting the first."""
+    await create(apache_kafka.bootstrap_servers, prefix, video_status_ready={"max.message.bytes": "200000"})
+    with Daemon(tmp_path, "127.0.0.1:1", prefix, topics_provision="off") as daemon:
+        for number in range(200):
+            assert daemon.post(body(number, description="x" * 3000)).status == 200
+        daemon.stop()
+        daemon.settings["kafka_bootstrap_servers"] = apache_kafka.bootstrap_servers
+        daemon.start()
+        wait_for(daemon.drained, 60)
+    assert await titles(apache_kafka.bootstrap_servers, f"{prefix}{READY}") == list(range(200))
+
+
 async def test_deleted_topic_is_parked_alone_within_seconds(apache_kafka: Broker, tmp_path: Path, prefix: str) -> None:
     """A topic deleted under a running daemon is not created by it and is not reported as an outage of Kafka."""
     topic = f"{prefix}{READY}"

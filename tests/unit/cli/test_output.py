@@ -13,6 +13,7 @@ import typer
 
 from bridge.cli import output
 from bridge.errors import BridgeError
+from bridge.telemetry.logging import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,7 +49,7 @@ def a_line(**values: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("hostile", [*HOSTILE, HOSTILE, "\ud800", "\U000e0001", "\u2028"])
 def test_printable_leaves_no_control_character(hostile: str) -> None:
     """Control, format, bidirectional, private and unpaired characters are escaped, each as JSON escapes it."""
-    shown = output.printable(f"x{hostile}y")
+    shown = printable(f"x{hostile}y")
     assert controls(shown) == set()
     assert "\n" not in shown
     assert orjson.loads(f'"{shown}"') == f"x{hostile}y" if "\ud800" not in hostile else "\\ud800" in shown
@@ -57,8 +58,8 @@ def test_printable_leaves_no_control_character(hostile: str) -> None:
 def test_printable_keeps_ordinary_text() -> None:
     """Letters of every script, emoji and wide spaces stay as they are."""
     for text in ("Été à Genève", "東京の夜\u3000二", "Gol! ⚽", "a b"):
-        assert output.printable(text) == text
-    assert output.printable(None) == ""
+        assert printable(text) == text
+    assert printable(None) == ""
 
 
 def test_table_of_hostile_rows_controls_nothing(terminal: Callable[[], str]) -> None:

@@ -1,0 +1,104 @@
+"""Reads a request's body, bounded in size and time, and decodes its content encoding.
+
+`check_body_headers` decides from the headers alone, before a byte of the body is awaited: 415, 413.
+`read_body` returns the decoded body, or raises RequestRejected: 408 too slow, 413 too large before or after
+decompression, 400 malformed or incomplete. A compressed body is complete only when its encoding ends where the body
+ends: a truncated one must not be acknowledged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from http import HTTPStatus
+
+from aiohttp import hdrs, web
+from aiohttp.http_exceptions import HttpProcessingError
+from multidict import CIMultiDictProxy
+
+from bridge.ingress.protocol import Connection
+from bridge.ingress.rejections import RequestRejected
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_GZIP, _ZLIB, _RAW_DEFLATE = zlib.MAX_WBITS | 16, zlib.MAX_WBITS, -zlib.MAX_WBITS
+_DEFLATE_METHOD = 8
+_SWITCHED_PROTOCOLS = frozenset({"websocket", "tcp"})
+"""aiohttp stops parsing after the headers of these upgrades, and releases before 3.14.5 then lose the body."""
+
+
+def check_body_headers(request: web.BaseRequest, max_bytes: int) -> str:
+    """Return the content encoding: `gzip`, `deflate` or empty. Raises RequestRejected for what is not supported."""
+    headers = request.headers
+    if hdrs.TRANSFER_ENCODING in headers and _list_value(headers, hdrs.TRANSFER_ENCODING) != "chunked":
+        raise RequestRejected(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", "Transfer-Encoding")
+    if hdrs.UPGRADE in headers and headers[hdrs.UPGRADE].lower() in _SWITCHED_PROTOCOLS:
+        raise RequestRejected(HTTPStatus.BAD_REQUEST, "malformed_request", "Upgrade")
+    encoding = ""
+    if hdrs.CONTENT_ENCODING in headers:
+        encoding = _list_value(headers, hdrs.CONTENT_ENCODING).replace("identity", "")
+        if encoding not in {"", "gzip", "deflate"}:
+            raise RequestRejected(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", "Content-Encoding")
+    if (request.content_length or 0) > max_bytes:
+        raise RequestRejected(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large")
+    return encoding
+
+
+async def read_body(request: web.BaseRequest, connection: Connection, max_bytes: int, timeout_seconds: float) -> bytes:
+    """Return the body as sent, after asking for it where the sender waits for 100 Continue."""
+    content = request.content
+    body = bytearray()
+    try:
+        if content.is_eof():
+            body += content.read_nowait()
+        else:
+            if request.version >= (1, 1) and request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
+                connection.write(CONTINUE)
+            async with asyncio.timeout(timeout_seconds):
+                while not content.at_eof():
+                    if chunk := content.read_nowait():
+                        body += chunk
+                        if len(body) > max_bytes:
+                            break
+                    elif connection.input_ended:
+                        raise RequestRejected(HTTPStatus.BAD_REQUEST, "truncated_body")
+                    else:
+                        await connection.wait_for_input()
+    except TimeoutError:
+        raise RequestRejected(HTTPStatus.REQUEST_TIMEOUT, "body_timeout") from None
+    except (HttpProcessingError, web.RequestPayloadError, OSError, ValueError) as error:
+        raise RequestRejected(HTTPStatus.BAD_REQUEST, "malformed_body", type(error).__name__) from error
+    if len(body) > max_bytes:
+        raise RequestRejected(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large")
+    return bytes(body)
+
+
+def decompress(body: bytes, encoding: str, max_bytes: int) -> bytes:
+    """Return a `gzip` or `deflate` body decoded. Never holds more than `max_bytes` of output."""
+    mode = _GZIP if encoding == "gzip" else _deflate_mode(body)
+    decoded = bytearray()
+    rest = body
+    try:
+        while True:
+            decoder = zlib.decompressobj(mode)
+            decoded += decoder.decompress(rest, max_bytes + 1 - len(decoded))
+            if len(decoded) > max_bytes:
+                raise RequestRejected(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large", "after decompression")
+            if not decoder.eof:
+                raise RequestRejected(HTTPStatus.BAD_REQUEST, "truncated_body", f"{encoding} without its end")
+            rest = decoder.unused_data
+            if not rest:
+                return bytes(decoded)
+            if mode != _GZIP:  # only gzip may have several members
+                raise RequestRejected(HTTPStatus.BAD_REQUEST, "malformed_body", f"{encoding}: data after the end")
+    except zlib.error as error:
+        raise RequestRejected(HTTPStatus.BAD_REQUEST, "malformed_body", f"{encoding}: {error}") from error
+
+
+def _deflate_mode(body: bytes) -> int:
+    """Return how to decode `deflate`: with the zlib header that RFC 9110 requires, or without, as some senders do."""
+    has_header = len(body) > 1 and body[0] & 0x0F == _DEFLATE_METHOD and (body[0] << 8 | body[1]) % 31 == 0
+    return _ZLIB if has_header else _RAW_DEFLATE
+
+
+def _list_value(headers: CIMultiDictProxy[str], name: str) -> str:
+    return ",".join(headers.getall(name)).strip().lower()
