@@ -27,7 +27,7 @@ PARALLEL := --numprocesses=$(WORKERS) --maxprocesses=8 --dist=worksteal
 COVERAGE := --cov --cov-append --cov-report=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all test-lowest chaos bench bench-compare bench-tuning profile check check-prose \
+.PHONY: help run test test-all test-lowest chaos bench bench-compare bench-journal bench-tuning profile check check-prose \
 	check-schemas check-deploy generate-schemas generate-deploy generate-sizing fmt lock lines clean \
 	compose-up compose-down
 
@@ -66,6 +66,9 @@ bench: $(DEV)  ## Measure CPU cost, tail latency, backlog and start time against
 bench-compare: $(DEV)  ## Compare the cost of this tree with that of another commit: BASE=<git ref>
 	@mkdir -p .cache
 	@$(BIN)/python -m tests.bench.compare $(BASE)
+
+bench-journal: $(DEV)  ## Measure the journal next to a bare append and the SQLite journal of a commit: BASE=<git ref>
+	@$(BIN)/python -m tests.bench.journal $(BASE) $(ARGS)
 
 bench-tuning: $(DEV)  ## Measure alternative settings of the journal, aiokafka and the publisher
 	@mkdir -p .cache

@@ -6,8 +6,7 @@ BridgeError
 ├── ContractError                  end with exit code 78: a schema file is missing or invalid
 ├── RegistryError                  request the schema registry again later, or show its message
 ├── JournalLocked                  end with exit code 75: another process holds the journal
-├── UnsupportedJournalVersion      end with exit code 78: written by a newer version of the bridge
-├── JournalCorrupted               quarantine the damage, go on
+├── UnsupportedJournalVersion      end with exit code 78: written by another version of the bridge
 └── DeliveryRejected               respond 503: the delivery was not made durable; Gumlet sends it again
 """
 
@@ -60,13 +59,9 @@ class JournalLocked(BridgeError):
 
 
 class UnsupportedJournalVersion(BridgeError):
-    """The journal was written by a newer version of the bridge."""
+    """The journal was written by another version of the bridge."""
 
     exit_code = EX_CONFIG
-
-
-class JournalCorrupted(BridgeError):
-    """The journal's file cannot be read."""
 
 
 class DeliveryRejected(BridgeError):

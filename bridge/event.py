@@ -1,7 +1,7 @@
-"""The two values that travel through the daemon: the delivery that came in, the event that goes out.
+"""The two values of the daemon: the delivery (one webhook request's body) and the event (one Kafka record).
 
-A `Delivery` is what the ingress accepted and the journal keeps. An `Event` is what the publisher sends:
-one Kafka record, encoded, in the binary mode of CloudEvents' Kafka protocol binding. Nothing here does I/O.
+The ingress makes a `Delivery`, which the queue keeps. The publisher sends an `Event`: one encoded record in the binary
+mode of CloudEvents' Kafka protocol binding. Nothing here does I/O.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import msgspec
 import orjson
 
 ID_BYTES = 16
-"""Length of an event's id before it is written in hexadecimal: collisions are out of reach at 128 bits."""
+"""Length of an event's id before it is encoded in hexadecimal: collisions are not to be expected with 128 bits."""
 
 
 class Delivery(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """One webhook as it was received.
+    """One webhook request as it was received.
 
     `received_ms` is the time of receipt in milliseconds since the epoch, `source` the name in the URL
     (`/webhooks/gumlet/{source}`), `body` the bytes that were sent, after content decoding, `traceparent` the span of

@@ -1,4 +1,4 @@
-"""`gumlet-bridge journal drain`: what a journal holds goes to Kafka by the daemon's own parts, without a daemon."""
+"""`gumlet-bridge journal drain`: publishes a journal to Kafka with the daemon's own parts, without a daemon."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from bridge.contract.schemas import Contract
 from bridge.errors import BridgeError
 from bridge.kafka.client import client_options
 from bridge.kafka.provisioning import TopicProvisioner
-from bridge.operations.journal_reader import journal_path, viewing
+from bridge.operations.journal_reader import open_reader
 from bridge.publisher.publisher import Publisher
 from bridge.publisher.registry_encoder import create_encoder
 from bridge.queue.journal import Journal
-from bridge.queue.journal_file import FILE_NAME
 from bridge.telemetry import logging as log
 from bridge.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from bridge.config.settings import Settings
 
-LIVENESS_POLL_SECONDS = 0.05
+POLL_SECONDS = 0.05
 COLUMNS = ("topic", "deliveries")
+EMPTY = "The journal is empty: everything is on Kafka."
 
 Directory = Annotated[
     Path | None, typer.Option("--dir", help="The journal's directory.", show_default="BRIDGE_JOURNAL_DIR")
@@ -38,21 +38,19 @@ Directory = Annotated[
 
 def drain(
     directory: Directory = None,
-    timeout: Annotated[
-        float, typer.Option(min=0.1, help="Give up after so many seconds in which Kafka took nothing.")
-    ] = 60.0,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Exit after this many seconds without progress.")] = 60.0,
     *,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would go where; publish nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the topics and counts; publish nothing.")] = False,
     as_json: AsJson = False,
     config_file: ConfigFile = None,
 ) -> None:
-    """Publish everything that a journal holds, in order, the parked deliveries too, and leave it empty.
+    """Publish all pending deliveries of a journal, in order, the parked ones too, and leave it empty.
 
-    For a volume whose daemon does not come back. Kafka's settings are the daemon's. What is not on Kafka when it ends,
-    for whatever reason, is still in the journal: run it again. A crash in between repeats some events, with their ids.
+    For a volume whose daemon does not return. Kafka's settings are the daemon's. A delivery that is not on Kafka when
+    the command ends stays in the journal: run it again. A crash repeats some events, with the same ids.
 
-    Exit codes: 0 the journal is empty, 1 something is left (Kafka away, a topic that refuses), 75 a daemon holds the
-    journal.
+    Exit codes: 0 the journal is empty; 1 deliveries remain (Kafka unavailable, a topic blocked), or some were lost to
+    damage; 75 a daemon holds the journal.
 
     Examples:
     `gumlet-bridge journal drain --dir /var/lib/bridge/journal --dry-run`
@@ -62,28 +60,23 @@ def drain(
     settings = config.load(config_file)
     where = directory or settings.journal.dir
     contract = Contract.load(settings.topics.prefix)
-    before, left = damaged(where), ""
     if dry_run:
-        show_rows(_rows(_plan(where, Normalizer(contract))), COLUMNS, as_json=as_json)
-    else:
-        journal_path(where)  # a directory without one is a mistake, not an empty journal
-        log.configure(settings.log)
-        settings = settings.model_copy(update={"journal": settings.journal.model_copy(update={"dir": where})})
-        counts, left = asyncio.run(_drain(settings, contract, timeout))
-        show_rows(_rows(counts), COLUMNS, as_json=as_json)
-    for path in damaged(where):
-        typer.echo(
-            f"{path} was set aside as damaged, and is not drained. Fix: `gumlet-bridge journal salvage`.", err=True
-        )
-    if left:
-        raise BridgeError(left)
-    if damaged(where) != before:
-        raise typer.Exit(1)
-
-
-def damaged(directory: Path) -> list[Path]:
-    """Return the files that were set aside as damaged, oldest first."""
-    return sorted(path for path in directory.glob(f"{FILE_NAME}.damaged-*") if not path.name.endswith(("-wal", "-shm")))
+        show_rows(_rows(_plan(where, Normalizer(contract))), COLUMNS, as_json=as_json, empty=EMPTY)
+        return
+    with open_reader(where) as reader:  # a directory without a journal is a mistake, not an empty journal
+        before = reader.quarantined()
+    log.configure(settings.log)
+    settings = settings.model_copy(update={"journal": settings.journal.model_copy(update={"dir": where})})
+    counts, problem = asyncio.run(_drain(settings, contract, timeout))
+    show_rows(_rows(counts), COLUMNS, as_json=as_json, empty=EMPTY)
+    if problem:
+        raise BridgeError(problem)
+    with open_reader(where) as reader:
+        if new := [path for path in reader.quarantined() if path not in before]:
+            raise BridgeError(
+                f"the journal is empty, but parts of it were damaged: see the log above, and the {len(new)} new files "
+                f"in {new[0].parent}."
+            )
 
 
 def _rows(counts: Counter[str]) -> list[dict[str, Any]]:
@@ -91,23 +84,23 @@ def _rows(counts: Counter[str]) -> list[dict[str, Any]]:
 
 
 def _plan(directory: Path, normalizer: Normalizer) -> Counter[str]:
-    with viewing(directory) as view:
-        with progress("deliveries read", view.count()) as move_on:
-            counts: Counter[str] = Counter()
-            for held in view.held():
-                move_on(1)
-                counts[normalizer.event(held.delivery).topic] += 1
-        if view.faults:
-            raise BridgeError("\n".join([*view.faults, "Fix: the drain sets the file aside; then salvage it."]))
+    with open_reader(directory) as reader:
+        counts: Counter[str] = Counter()
+        with progress("deliveries read", reader.count()) as advance:
+            for entry in reader.entries():
+                advance(1)
+                counts[normalizer.event(entry.delivery).topic] += 1
+        if reader.problems:
+            raise BridgeError("\n".join([*map(str, reader.problems), "Fix: the drain publishes everything else."]))
     return counts
 
 
-async def _drain(settings: Settings, contract: Contract, patience: float) -> tuple[Counter[str], str]:
-    """Publish until nothing is left, or nothing has left for `patience` seconds.
+async def _drain(settings: Settings, contract: Contract, idle_seconds: float) -> tuple[Counter[str], str]:
+    """Publish until nothing is pending, or nothing was published for `idle_seconds`.
 
-    Return what went where, and about what is left what to do; empty when nothing is.
+    Return the published events of each topic, and what to do about the rest; empty when nothing remains.
     """
-    client_options(settings.kafka)  # a certificate that cannot be read is told now
+    client_options(settings.kafka)  # an unreadable certificate fails here
     metrics = Metrics()
     async with Journal.open(settings.journal, metrics, settings.queue) as journal:
         publisher = Publisher(
@@ -118,24 +111,25 @@ async def _drain(settings: Settings, contract: Contract, patience: float) -> tup
             provision=TopicProvisioner(settings, contract).ensure_topics,
             encoder=create_encoder(settings.registry, contract),
         )
-        left = journal.depth
-        with progress("deliveries published", left) as move_on:
+        remaining = journal.depth
+        with progress("deliveries published", remaining) as advance:
             async with publisher.running(0):
-                deadline = time.monotonic() + patience
-                while left and time.monotonic() < deadline:
-                    await asyncio.sleep(LIVENESS_POLL_SECONDS)
-                    if journal.depth < left:
-                        move_on(left - journal.depth)
-                        left, deadline = journal.depth, time.monotonic() + patience
+                deadline = time.monotonic() + idle_seconds
+                while remaining and time.monotonic() < deadline:
+                    await asyncio.sleep(POLL_SECONDS)
+                    if journal.depth < remaining:
+                        advance(remaining - journal.depth)
+                        remaining, deadline = journal.depth, time.monotonic() + idle_seconds
         counts = publisher.summary.published
-        if not left:
+        if not remaining:
             return counts, ""
         if not publisher.connected:
-            why = (
-                f"Kafka at {settings.kafka.bootstrap_servers} took nothing for {patience:g} s. Fix: see that Kafka "
-                "runs, then BRIDGE_KAFKA_BOOTSTRAP_SERVERS, _SECURITY_PROTOCOL, the credentials; a longer --timeout."
+            reason = (
+                f"Kafka at {settings.kafka.bootstrap_servers} confirmed nothing for {idle_seconds:g} s. Fix: check "
+                "that Kafka runs, then BRIDGE_KAFKA_BOOTSTRAP_SERVERS, _SECURITY_PROTOCOL, the credentials; a longer "
+                "--timeout."
             )
         else:
-            refusing = ", ".join(sorted(journal.parked)) or "no topic by name"
-            why = f"refusing: {refusing}. Fix: `gumlet-bridge topics check`; the rights to Write; a longer --timeout."
-        return counts, f"{left} deliveries are still in the journal: {why}"
+            blocked = ", ".join(sorted(journal.parked)) or "no topic by name"
+            reason = f"blocked: {blocked}. Fix: `gumlet-bridge topics check`; the rights to Write; a longer --timeout."
+        return counts, f"{remaining} deliveries are still in the journal: {reason}"

@@ -44,31 +44,24 @@ def check_body_headers(request: web.BaseRequest, max_bytes: int) -> str:
 
 
 async def read_body(request: web.BaseRequest, connection: Connection, max_bytes: int, timeout_seconds: float) -> bytes:
-    """Return the body as sent, after asking for it where the sender waits for 100 Continue."""
+    """Wait for the body and return it as sent, or little more than `max_bytes` of it; first ask for it where the sender waits for 100 Continue."""
     content = request.content
     body = bytearray()
     try:
-        if content.is_eof():
-            body += content.read_nowait()
-        else:
-            if request.version >= (1, 1) and request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
-                connection.write(CONTINUE)
-            async with asyncio.timeout(timeout_seconds):
-                while not content.at_eof():
-                    if chunk := content.read_nowait():
-                        body += chunk
-                        if len(body) > max_bytes:
-                            break
-                    elif connection.input_ended:
-                        raise RequestRejected(HTTPStatus.BAD_REQUEST, "truncated_body")
-                    else:
-                        await connection.wait_for_input()
+        if request.version >= (1, 1) and request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
+            connection.write(CONTINUE)
+        async with asyncio.timeout(timeout_seconds):
+            while not content.at_eof() and len(body) <= max_bytes:
+                if chunk := content.read_nowait():
+                    body += chunk
+                elif connection.input_ended:
+                    raise RequestRejected(HTTPStatus.BAD_REQUEST, "truncated_body")
+                else:
+                    await connection.wait_for_input()
     except TimeoutError:
         raise RequestRejected(HTTPStatus.REQUEST_TIMEOUT, "body_timeout") from None
     except (HttpProcessingError, web.RequestPayloadError, OSError, ValueError) as error:
         raise RequestRejected(HTTPStatus.BAD_REQUEST, "malformed_body", type(error).__name__) from error
-    if len(body) > max_bytes:
-        raise RequestRejected(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large")
     return bytes(body)
 
 

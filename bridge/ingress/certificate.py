@@ -1,7 +1,7 @@
-"""The ingress's certificate, read again when its files change: a renewal needs no restart.
+"""The TLS certificate of the public port, reloaded when its files change: a renewal needs no restart.
 
-New connections get the new certificate, those of now keep what they have. A pair that cannot be used is told and
-changes nothing, so the two files may be replaced one after the other.
+New connections use the new certificate; open connections keep the previous one. An invalid pair is logged and not
+used, so the two files may be replaced one after the other.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ _log = structlog.stdlib.get_logger()
 
 
 class Certificate:
-    """A certificate with its key, as the context that new connections are made with."""
+    """A certificate and its key, as the SSL context of new connections."""
 
     def __init__(self, certificate: Path, key: Path) -> None:
-        """Raise ConfigError when the pair cannot be used."""
+        """Raise ConfigError when the pair is invalid."""
         self._files = certificate, key
+        self._fault = ""
         try:
             self._stamp = self._file_signature()
             self.context = self._load()
@@ -35,31 +36,34 @@ class Certificate:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self | None:
-        """Return the configured certificate; None when the ingress speaks plain HTTP."""
+        """Return the configured certificate; None when the public port serves plain HTTP."""
         if settings.tls_certfile is None or settings.tls_keyfile is None:
             return None
         return cls(settings.tls_certfile, settings.tls_keyfile)
 
     def refresh(self) -> None:
-        """Read the files again if they have changed."""
+        """Reload the files if they have changed."""
         try:
             stamp = self._file_signature()
             if stamp == self._stamp:
                 return
             self._stamp = stamp
-            self._load()  # apart first: a pair that does not match would leave the context in use half changed
+            self._load()  # a separate context first: a pair that does not match would leave the one in use half changed
             self.context.load_cert_chain(*self._files, password="")
         except OSError as error:
-            _log.error("tls_certificate_reload_failed", detail=str(error), hint="the one before stays in use")
+            if self._fault != str(error):  # checked once per second: log each failure once
+                self._fault = str(error)
+                _log.error("tls_certificate_reload_failed", detail=self._fault, hint="keeping the previous certificate")
         else:
+            self._fault = ""
             _log.info("certificate_reloaded", file=str(self._files[0]))
 
     def _file_signature(self) -> tuple[tuple[int, int, int], ...]:
-        return tuple((each.st_mtime_ns, each.st_ino, each.st_size) for each in map(Path.stat, self._files))
+        return tuple((status.st_mtime_ns, status.st_ino, status.st_size) for status in map(Path.stat, self._files))
 
     def _load(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        # Never None: OpenSSL would ask a terminal for a password that is missing, and a daemon would hang there.
+        # With None, OpenSSL would ask on the terminal for the password of an encrypted key, and a daemon would hang.
         context.load_cert_chain(*self._files, password="")
         return context

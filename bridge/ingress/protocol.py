@@ -31,6 +31,7 @@ connection, and the sender loses the response."""
 PIPELINE_SECONDS = 0.25
 """Input within this time after a response may be the body of a pipelined request that has not been started yet."""
 _HEADER_END = b"\r\n\r\n"
+_SPACE = 0x20
 
 
 class Endpoint(NamedTuple):
@@ -49,6 +50,7 @@ class Connection(asyncio.Protocol):
     """The connection of one sender."""
 
     __slots__ = (
+        "_authenticated",
         "_body_waiter",
         "_closing_since",
         "_endpoint",
@@ -62,17 +64,18 @@ class Connection(asyncio.Protocol):
         "_request_active",
         "_request_ended_at",
         "_transport",
-        "_write_blocked_since",
         "address",
         "headers_started_at",
         "headers_uncounted",
         "input_ended",
+        "write_blocked_since",
     )
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self._transport: asyncio.Transport
         self._http: asyncio.Protocol | None = None
+        self._authenticated = False
         self._request_active = False
         self._request_ended_at = 0.0
         self._headers_complete = False
@@ -83,7 +86,7 @@ class Connection(asyncio.Protocol):
         self._closing_since: float | None = None
         self._handshake: asyncio.Task[None] | None = None
         self._rejection: RequestRejected | None = None
-        self._write_blocked_since: float | None = None
+        self.write_blocked_since: float | None = None
         self.address = ""
         self.headers_started_at: float | None = None
         self.headers_uncounted = False
@@ -118,7 +121,8 @@ class Connection(asyncio.Protocol):
             return
         if self._http is not None:
             self._http.data_received(data)
-        self._wake()
+        if self._body_waiter is not None:
+            self._wake()
 
     def eof_received(self) -> bool:
         """Keep a half-closed connection open for the response to a request that is complete."""
@@ -132,13 +136,13 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """Note that the sender does not read its responses; aiohttp then reads no further requests."""
-        self._write_blocked_since = time.monotonic()
+        self.write_blocked_since = time.monotonic()
         if self._http is not None:
             self._http.pause_writing()
 
     def resume_writing(self) -> None:
         """Undo `pause_writing`."""
-        self._write_blocked_since = None
+        self.write_blocked_since = None
         if self._http is not None:
             self._http.resume_writing()
 
@@ -171,7 +175,9 @@ class Connection(asyncio.Protocol):
 
     def authenticate(self) -> None:
         """Note that the sender has sent a valid token."""
-        self._endpoint.limiter.authenticate(self)
+        if not self._authenticated:
+            self._authenticated = True
+            self._endpoint.limiter.authenticate(self)
 
     async def wait_for_input(self) -> None:
         """Wait until input has been passed on, or none can follow (`input_ended`)."""
@@ -183,7 +189,7 @@ class Connection(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """Send a response, or a part of it."""
-        if self._transport.is_closing():
+        if self._closing_since is not None:
             raise ConnectionResetError("the sender has disconnected")
         self._transport.write(data)
 
@@ -213,7 +219,7 @@ class Connection(asyncio.Protocol):
         if self._closing_since is not None:
             if self._closing_since < now - LINGER_SECONDS:
                 self.abort()
-        elif self._write_blocked_since is not None and self._write_blocked_since < oldest:
+        elif self.write_blocked_since is not None and self.write_blocked_since < oldest:
             self.abort()
         elif self.headers_started_at is not None:
             if self.headers_started_at < oldest:
@@ -278,13 +284,18 @@ class Connection(asyncio.Protocol):
         if self._headers_complete:  # the handler is about to start
             return True
         now = time.monotonic()
+        end = data.find(_HEADER_END)
         if self.headers_started_at is None:
+            if 0 < end < MAX_HEADER_BYTES - len(_HEADER_END) and data[0] > _SPACE:  # complete headers in one piece
+                self.headers_started_at = now
+                self._headers_complete = True
+                return True
             data = data.lstrip(b"\r\n")  # empty lines between requests are no headers
             if not data:
                 return True
             self.headers_started_at = now
             self._last_bytes = b""
-        end = data.find(_HEADER_END)
+            end = data.find(_HEADER_END)
         self._headers_complete = end >= 0 or _HEADER_END in self._last_bytes + data[:3]
         self._header_bytes += end + len(_HEADER_END) if end >= 0 else len(data)
         self._last_bytes = data[-3:]

@@ -40,7 +40,8 @@ class Response(web.StreamResponse):
         if not isinstance(transport, ConnectionTransport):
             raise ConnectionResetError("the sender has disconnected")
         transport.connection.write(self.render())
-        await request.writer.drain()
+        if transport.connection.write_blocked_since is not None:
+            await request.writer.drain()
         return None
 
     async def write_eof(self, data: bytes = b"") -> None:

@@ -69,6 +69,7 @@ class WebhookServer:
         self._tokens = tokens
         self._queue = queue
         self._metrics = metrics
+        self._max_body_bytes = settings.max_body_bytes
         self._sources = {WEBHOOK_PATH: DEFAULT_SOURCE}
         self._certificate = Certificate.from_settings(settings)
         self._stopping = False
@@ -186,7 +187,18 @@ class WebhookServer:
         source = DEFAULT_SOURCE
         try:
             source = self._authorize_and_resolve_source(request, connection)
-            body = await self._body(request, connection)
+            encoding = self._check_headers(request, connection)
+            content = request.content
+            if content.is_eof() and content.exception() is None:
+                body = content.read_nowait()  # it has arrived with its headers, as nearly every delivery does
+            else:
+                body = await read_body(
+                    request, connection, self._max_body_bytes, self._settings.request_timeout_seconds
+                )
+            if len(body) > self._max_body_bytes:
+                raise RequestRejected(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large")  # noqa: TRY301 - as above
+            if encoding:
+                body = decompress(body, encoding, self._max_body_bytes)
             await self._queue.append(Delivery(time.time_ns() // 1_000_000, source, body, self._traceparent()))
         except RequestRejected as rejection:
             return self._reject(request, rejection, source)
@@ -207,7 +219,8 @@ class WebhookServer:
 
     def _authorize_and_resolve_source(self, request: web.BaseRequest, connection: Connection) -> str:
         """Return the source of an authorized request, or raise RequestRejected."""
-        source = self._sources.get(request.raw_path) or source_in_path(request.path)
+        known = self._sources.get(request.raw_path)
+        source = known or source_in_path(request.path)
         if source is None:
             raise RequestRejected(HTTPStatus.NOT_FOUND, "unknown_path")
         if request.method != hdrs.METH_POST:
@@ -215,7 +228,7 @@ class WebhookServer:
         if reason := self._token_error(request.headers):
             raise RequestRejected(HTTPStatus.UNAUTHORIZED, reason)
         connection.authenticate()
-        if request.raw_path not in self._sources:
+        if known is None:
             allowed = self._settings.allowed_sources
             if not is_source_name(source) or (allowed and source not in {*allowed, DEFAULT_SOURCE}):
                 raise RequestRejected(HTTPStatus.NOT_FOUND, "unknown_source")
@@ -232,16 +245,14 @@ class WebhookServer:
             return None
         return "invalid_token" if presented else "missing_token"
 
-    async def _body(self, request: web.BaseRequest, connection: Connection) -> bytes:
-        """Return the decoded body, or raise RequestRejected."""
+    def _check_headers(self, request: web.BaseRequest, connection: Connection) -> str:
+        """Return the content encoding, or raise RequestRejected for what the headers exclude."""
         settings = self._settings
         if len(request.headers) > settings.max_headers:  # aiohttp before 3.14 does not count them
             raise RequestRejected(HTTPStatus.BAD_REQUEST, "malformed_request", "too many headers")
         if connection.headers_uncounted and sum(len(n) + len(v) + 4 for n, v in request.raw_headers) > MAX_HEADER_BYTES:
             raise RequestRejected(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large")
-        encoding = check_body_headers(request, settings.max_body_bytes)
-        body = await read_body(request, connection, settings.max_body_bytes, settings.request_timeout_seconds)
-        return decompress(body, encoding, settings.max_body_bytes) if encoding else body
+        return check_body_headers(request, settings.max_body_bytes)
 
     def _reject(self, request: web.BaseRequest, rejection: RequestRejected, source: str) -> Response:
         """Record a rejection and return its response."""

@@ -1,12 +1,12 @@
-"""Who may deliver: one of several secret tokens, compared in constant time, read again when their file changes.
+"""The secret tokens that authorize a delivery: several at once, compared in constant time, reloaded from their file.
 
-A line of the file is a token, and after it, if wanted, its name and the end of its life:
+A line of the tokens file is a token, optionally followed by its name and its expiry time:
 
     5Zk3…               a plain token
     9fQa… name=gumlet-2026 expires=2026-12-31T00:00:00Z
 
-Only digests are kept and compared, so neither a token's length nor its text leaks by timing, by a memory dump of
-this object or by its repr.
+Only digests are kept and compared: neither the length nor the text of a token leaks through timing, a memory dump or
+a repr.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from bridge.errors import ConfigError
 from bridge.telemetry.token_status import TokenStatus
 
 RELOAD_SECONDS = 1.0
-"""How long a change of the tokens' file may go unnoticed."""
+"""How often the tokens file is checked for a change."""
 MAX_TOKEN_LENGTH = 1024
-"""A longer header is refused unread: hashing must not be something a stranger can ask for by the megabyte."""
+"""A longer token is rejected without hashing it: a sender without a token must not cause work of any size."""
 
 CONFIGURED, UNNAMED = "configured", "unnamed"
-"""What metrics and logs call the tokens of BRIDGE_TOKENS, and lines of the file that have no name."""
+"""Names in metrics and logs of the tokens of BRIDGE_TOKENS, and of tokens in the file without a name."""
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 _log = structlog.stdlib.get_logger()
 
 
 class Token(NamedTuple):
-    """A token as its digest, its name, and when it ends, in seconds since the epoch (None: never)."""
+    """Digest, name and expiry time of a token, in seconds since the epoch (None: never)."""
 
     digest: bytes
     name: str
@@ -102,9 +102,10 @@ class Tokens:
     """The tokens that are valid now."""
 
     def __init__(self, tokens: tuple[SecretStr, ...], file: Path | None, *, allow_unauthenticated: bool) -> None:
-        """Raise ConfigError when the file cannot be read or no token is left and none was asked for."""
+        """Raise ConfigError when the file is invalid, or when no token is valid and authentication is not disabled."""
         self._static_tokens = tuple(Token(_digest(token.get_secret_value()), CONFIGURED) for token in tokens)
         self._last_used: dict[str, float] = {}
+        self._reported_expired: set[Token] = set()
         self._file = file
         self._file_signature: tuple[int, int, int] | None = None
         self._next_check = 0.0
@@ -137,11 +138,11 @@ class Tokens:
 
     @property
     def authentication_disabled(self) -> bool:
-        """True when no token is asked for."""
+        """Whether deliveries are accepted without a token."""
         return self._open
 
     def accepts(self, presented: str) -> bool:
-        """Tell whether a token is valid; every valid one is compared, whichever matches."""
+        """Return whether a token is valid. It is compared with every token, whichever matches."""
         self._reload_when_due()
         if len(presented) > MAX_TOKEN_LENGTH:
             return False
@@ -154,7 +155,9 @@ class Tokens:
             return False
         now = time.time()
         if found.expires is not None and now >= found.expires:
-            _log.warning("token_expired", name=found.name)
+            if found not in self._reported_expired:
+                self._reported_expired.add(found)
+                _log.warning("token_expired", name=found.name)
             return False
         self._last_used[found.name] = now
         return True

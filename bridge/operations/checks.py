@@ -21,9 +21,8 @@ from bridge.kafka.connection import kafka_client
 from bridge.kafka.metadata import topic_state
 from bridge.kafka.schema_registry import registry, subject_name
 from bridge.kafka.topics import READ_SECONDS, diff_topics
-from bridge.operations.journal_reader import viewing
+from bridge.operations.journal_reader import open_reader
 from bridge.operations.topic_reader import translate_kafka_errors
-from bridge.queue.journal_file import FILE_NAME
 
 if TYPE_CHECKING:
     from bridge.config.settings import Settings
@@ -65,18 +64,18 @@ def check_journal(settings: Settings) -> Finding:
     if free < settings.journal.max_bytes:
         detail = f"{directory}: {free >> 20} MiB free are less than journal.max_bytes"
         return Finding("journal", "warning", detail, "use a larger disk, or lower BRIDGE_JOURNAL_MAX_BYTES")
-    sidecars = ("-wal", "-shm")
-    quarantined = [path for path in directory.glob(f"{FILE_NAME}.damaged-*") if not path.name.endswith(sidecars)]
-    if quarantined:
-        fix = "`gumlet-bridge journal salvage` reads the undamaged deliveries; then move the file away"
-        return Finding("journal", "warning", f"{max(quarantined)} was quarantined as corrupt", fix)
     pending = ""
-    if (directory / FILE_NAME).exists():
+    if directory.exists() and any(directory.iterdir()):
         try:
-            with viewing(directory) as view:
-                pending = f", {view.count()} deliveries pending"
+            with open_reader(directory) as reader:
+                pending = f", {reader.count()} deliveries pending"
+                quarantined = reader.quarantined()
         except BridgeError as error:
             return failure("journal", error)
+        if quarantined:
+            detail = f"{len(quarantined)} files of damaged bytes in {quarantined[-1].parent}"
+            fix = "check the disk; run `gumlet-bridge journal verify`; then move the files away"
+            return Finding("journal", "warning", detail, fix)
     return Finding("journal", "ok", f"{directory}: {free >> 20} MiB free{pending}")
 
 

@@ -92,7 +92,7 @@ class Prefetcher:
             events.append(self._converter.convert(delivery, number))
             if len(events) % NORMALIZE_CHUNK_EVENTS == 0:
                 # A large backlog yields to requests that wait for their acknowledgement.
-                yields = self._queue.acknowledging and self._queue.depth > YIELD_BACKLOG_EVENTS
+                yields = self._queue.has_pending_acks and self._queue.depth > YIELD_BACKLOG_EVENTS
                 await asyncio.sleep(YIELD_SECONDS if yields else 0)
         self._ready.append(SendWindow(events, group))
         self._ready_events += len(events)

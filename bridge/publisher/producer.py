@@ -72,6 +72,7 @@ class BatchProducer:
         self._encoder = encoder
         self._block_silent = block_silent
         self._producer: KafkaProducer | None = None
+        self._unconfirmed = False
         self.limits = BatchLimits()
         self._unknown_errors: Counter[str] = Counter()
         self._sends = itertools.count()
@@ -95,7 +96,7 @@ class BatchProducer:
                 await producer.close(flush=False)
                 raise
             else:
-                self._producer = producer
+                self._producer, self._unconfirmed = producer, False
                 self._on_connection(connected=True)
         if self._encoder is not None:
             await self._encoder.prepare()
@@ -120,7 +121,9 @@ class BatchProducer:
             on_connection=self._on_connection,
             block_silent=self._block_silent,
         )
+        self._unconfirmed = True  # until the send is complete: one that is cancelled leaves batches behind
         await sender.run()
+        self._unconfirmed = False
         if sender.confirmed:
             self._on_connection(connected=True)
         if any(queue.error is not None for queue in queues):
@@ -131,7 +134,7 @@ class BatchProducer:
         """Close the producer, within a bound of time."""
         producer, self._producer = self._producer, None
         if producer is not None:
-            await producer.close(flush=True)
+            await producer.close(flush=not self._unconfirmed)
 
     async def _replace(self) -> None:
         """Close the producer with what it has unconfirmed; the next send makes another one."""

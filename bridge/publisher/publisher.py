@@ -155,7 +155,8 @@ class Publisher:
             count = len(window.events)
             parked = await self._send(window.events)
             if parked:
-                await self._queue.park(window.upto, [(outgoing.event.topic, outgoing.delivery) for outgoing in parked])
+                by_topic = [(outgoing.event.topic, outgoing.delivery) for outgoing in parked]
+                await self._queue.settle_and_park(window.upto, by_topic)
                 self._blocked_topics.parked(outgoing.event.topic for outgoing in parked)
             else:
                 self._queue.settle(window.upto)

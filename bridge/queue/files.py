@@ -53,7 +53,11 @@ class Files:
 
     def fsync_directory(self, path: Path) -> None:
         """Wait until the names in a directory are on disk."""
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except PermissionError:  # a parent directory may be closed to this user
+            os.sync()
+            return
         try:
             os.fsync(descriptor)
         except OSError as error:
@@ -88,6 +92,13 @@ class Files:
         while len(data) < size and (more := os.pread(descriptor, size - len(data), offset + len(data))):
             data += more
         return data
+
+    def next_data(self, descriptor: int, offset: int) -> int | None:
+        """Return the next offset that may not be a hole, which reads as zeros; None when only holes follow."""
+        try:
+            return os.lseek(descriptor, offset, os.SEEK_DATA)
+        except OSError as error:
+            return None if error.errno == errno.ENXIO else offset
 
     def size(self, descriptor: int) -> int:
         """Return the size of an open file."""

@@ -29,11 +29,11 @@ class Group(NamedTuple):
 
 
 class Parked(NamedTuple):
-    """A delivery that is kept until its topic is unblocked, and its sequence number among those of the topic."""
+    """A delivery kept until its topic is unblocked; `number` is its sequence number in the topic's log."""
 
+    topic: str
     number: int
     delivery: Delivery
-    topic: str = ""
 
 
 class DeliveryQueue(Protocol):
@@ -52,7 +52,7 @@ class DeliveryQueue(Protocol):
         """Receipt of the oldest pending delivery, in ms since the epoch; None when none is pending."""
 
     @property
-    def acknowledging(self) -> bool:
+    def has_pending_acks(self) -> bool:
         """Whether deliveries wait for their acknowledgement now."""
 
     @property
@@ -74,7 +74,7 @@ class DeliveryQueue(Protocol):
     def settle(self, group: Group) -> None:
         """Remove everything up to the end of a group: Kafka has it."""
 
-    async def park(self, group: Group, parked: Sequence[tuple[str, Delivery]]) -> None:
+    async def settle_and_park(self, group: Group, parked: Sequence[tuple[str, Delivery]]) -> None:
         """Settle a group, but keep some of its deliveries, each named with its blocked topic."""
 
     async def read_parked(self, topic: str, limit: int) -> list[Parked]:

@@ -12,7 +12,7 @@ Public interface (all of it blocks; one thread calls everything but `reader()`'s
     log.close()
 
 Opening reads the segments, reports and quarantines damage, and never writes to an existing segment: the first frame
-of each process begins a new one. `report` gets a `log_reader.Damage` for all damage that the log or its readers find,
+of each process begins a new one. `report` gets a `segment.Damage` for all damage that the log or its readers find,
 after its bytes were copied to `quarantine/<label><segment>@<offset>`.
 
 Invariants:
@@ -28,7 +28,6 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
-import errno
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -37,15 +36,14 @@ from bridge.queue.files import Files
 from bridge.queue.frame import (
     HEADER_BYTES,
     PREAMBLE_BYTES,
-    Frame,
     State,
-    claimed_deliveries,
     encode_deliveries,
     encode_frame,
     encode_preamble,
 )
 from bridge.queue.interface import Group
-from bridge.queue.log_reader import CHUNK_BYTES, Damage, LogReader, Segment, is_genuine, segment_paths
+from bridge.queue.log_reader import LogReader
+from bridge.queue.segment import CHUNK_BYTES, Damage, Segment, recover
 
 SEGMENT_BYTES = 64 * 1024 * 1024
 MIN_SEGMENT_BYTES = 64 * 1024
@@ -53,8 +51,6 @@ RESERVED_BYTES = 64 * HEADER_BYTES
 """Space in each segment for frames without deliveries: on a full disk, settling still works and frees segments."""
 NEW_NAME = "new"
 """Name of a segment until its first frame is synced."""
-_OWN_FAULTS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
-"""Errors that say nothing about the file that could not be opened."""
 
 
 class Log:
@@ -94,6 +90,10 @@ class Log:
         """Return a reader of the deliveries behind a sequence number; its damage is quarantined and reported."""
         return LogReader(self._directory, self._on_damage, after=after, files=self._files)
 
+    def free_bytes(self) -> int:
+        """Return the free space of the log's disk."""
+        return self._files.free_bytes(self._directory)
+
     def close(self) -> None:
         """Close the segment. What is not recorded yet is read again after the next open."""
         if self._descriptor is not None:
@@ -116,13 +116,13 @@ class Log:
         """Note up to where everything is on Kafka; the next frame records it."""
         self.state = state
 
-    def checkpoint(self) -> None:
+    def checkpoint(self, *, force: bool = False) -> None:
         """Record the state in a frame without deliveries, if it is not recorded yet.
 
         That frame also confirms the deliveries before it: without it, damage to the last frame could not be told from
         a write that a power cut interrupted, and the number of lost deliveries would not be known.
         """
-        if self._recorded != self.state or not self._confirmed:
+        if force or self._recorded != self.state or not self._confirmed:
             self._write(0, self.total, 0, b"")
 
     def _write(self, count: int, total: int, received_ms: int, payload: bytes) -> None:
@@ -157,7 +157,7 @@ class Log:
         """
         first = self.last + 1
         new, path = self._directory / NEW_NAME, self._path(first)
-        limit = max(MIN_SEGMENT_BYTES, min(self._segment_bytes, self._files.free_bytes(self._directory) // 8))
+        limit = max(MIN_SEGMENT_BYTES, min(self._segment_bytes, self.free_bytes() // 8))
         size = max(limit, PREAMBLE_BYTES + HEADER_BYTES + needed + RESERVED_BYTES)
         head = encode_frame(first, PREAMBLE_BYTES, 0, first, self.total, 0, state, b"")
         descriptor = self._files.create(new)
@@ -207,69 +207,18 @@ class Log:
     def _path(self, first: int) -> Path:
         return self._directory / f"{first:020}.log"
 
-    # Opening.
-
     def _recover(self) -> None:
-        """Find the last state and the segments; quarantine what is not a segment, report what is damaged."""
-        for path in segment_paths(self._files, self._directory):
-            try:
-                with contextlib.closing(Segment(self._files, path)) as segment:
-                    if genuine := is_genuine(segment):
-                        self._segments.append(segment.first)
-                        if segment.unreadable:
-                            self._kept.add(segment.first)
-                    detail = "the file is not a segment of this log"
-            except OSError as error:
-                if error.errno in _OWN_FAULTS:
-                    raise
-                genuine, detail = False, f"the file cannot be read: {error.strerror}"
-            if not genuine:
-                self._move_to_quarantine(path, detail)
-        limit = 2**63
-        for first in reversed(self._segments):
-            if self._scan(first, limit, is_last=first == self._segments[-1]):
-                break
-            limit = first - 1
-        if self._segments:
-            self.last = max(self.last, self._segments[-1] - 1)
-        self._recorded, self._oldest_ms = self.state, self.state.oldest_ms
-
-    def _scan(self, first: int, limit: int, *, is_last: bool) -> bool:
-        """Take the log's state from a segment's last valid frame up to `limit`; return whether there is one."""
-        last: Frame | None = None
-        ranges: list[tuple[int, int]] = []
-        with contextlib.closing(Segment(self._files, self._path(first))) as segment:
-            if segment.preamble is None:
-                ranges.append((0, PREAMBLE_BYTES))
-            for item in segment.walk():
-                if not isinstance(item, Frame):
-                    ranges.append(item)
-                elif item.first <= limit:
-                    last = item._replace(payload=b"")
-            if last is not None:
-                self.last, self.total, self.state = last.last, last.total, last.state
-                self._confirmed = not last.deliveries
-            if is_last:
-                segment.sync()
-                if last is not None and not ranges and not segment.unreadable:
-                    self._unused = segment.path, last.end
-                self._report_last(segment, ranges, 0 if last is None else last.end)
-        return last is not None
-
-    def _report_last(self, segment: Segment, ranges: list[tuple[int, int]], end: int) -> None:
-        """Report the damage in the last segment; what it cost before its last valid frame, the reader finds out."""
-        for begin, stop in ranges:
-            detail = "these bytes are not a valid frame: damaged, or of a write that was interrupted"
-            if begin >= end and (claimed := claimed_deliveries(segment.read(begin, HEADER_BYTES), self.last + 1)):
-                detail += f"; if that write was acknowledged, {claimed} deliveries are lost"
-            self._on_damage(Damage(segment.path, begin, stop - begin, self.last + 1, 0, detail))
-        if segment.unreadable:
-            self._kept.add(segment.first)
-        if segment.preamble is not None and segment.size < segment.preamble.size:
-            detail = (
-                f"{segment.preamble.size - segment.size} bytes of the file are cut off, with the deliveries in them"
-            )
-            self._report(Damage(segment.path, segment.size, 0, self.last + 1, 0, detail))
+        """Take the log's state from its files; quarantine what is not a segment, report what is damaged."""
+        found = recover(self._files, self._directory, sync=True)
+        for damage in found.not_segments:
+            self._report(damage._replace(copy=self._move_to_quarantine(damage.path)))
+        self._segments, self._kept = found.segments, found.unreadable
+        self.last, self.total, self.state = found.last, found.total, found.state
+        self._recorded, self._oldest_ms, self._confirmed = found.state, found.state.oldest_ms, found.confirmed
+        for damage in found.damage:
+            self._on_damage(damage)
+        if found.end:
+            self._unused = self._path(found.segments[-1]), found.end
 
     # Damage.
 
@@ -302,15 +251,11 @@ class Log:
                 self._files.close(descriptor)
         self._files.rename(part, target)
 
-    def _move_to_quarantine(self, path: Path, detail: str = "") -> None:
+    def _move_to_quarantine(self, path: Path) -> Path:
         self._files.mkdir(self._quarantine)
         target = self._quarantine / f"{self._label}{path.name}"
         while target.exists():
             target = target.with_name(f"{target.name}+")
-        size = 0
-        with contextlib.suppress(OSError):
-            size = path.lstat().st_size
         with contextlib.suppress(OSError):
             self._files.rename(path, target)
-        if detail:
-            self._report(Damage(path, 0, size, 0, 0, detail, target))
+        return target

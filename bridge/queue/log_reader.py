@@ -1,179 +1,29 @@
-"""Reading a log: its segments, the frames in them, and what is damaged. Nothing here writes.
+"""Reading the deliveries of a log in order, each once. Nothing here writes.
 
-Input: a directory of segments. Output: groups of deliveries in order, each once, and a `Damage` for every byte range
-that is not a valid frame and for every sequence number that no valid frame holds.
+Input: a directory of segments. Output: groups of deliveries, and a `Damage` for every byte range that is not a valid
+frame and for every sequence number that no valid frame holds.
 
-Rules of reading:
-1. Only files named by 20 digits and `.log` are segments. A file whose preamble names another number, or that has
-   neither a valid preamble nor a valid frame, is not a segment of this log and is ignored (`Log` quarantines it).
-2. A segment named n ends all earlier ones at n - 1: what they hold beyond that is of a commit that failed.
-3. Each frame must begin with the expected sequence number. Behind damage, reading continues at the next valid frame;
-   the numbers in between are lost, and how many they are is known exactly.
+Rules of reading: a segment named n ends all earlier ones at n - 1, since what they hold beyond that is of a commit
+that failed. Each frame must begin with the expected sequence number. Behind damage, reading continues at the next valid
+frame; the numbers in between are lost, and how many they are is known exactly.
 """
 
 from __future__ import annotations
 
 import contextlib
-import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
-from bridge.errors import UnsupportedJournalVersion
 from bridge.queue.files import Files
-from bridge.queue.frame import (
-    FRAME_MAGIC,
-    HEADER_BYTES,
-    PREAMBLE_BYTES,
-    VERSION,
-    Frame,
-    decode_deliveries,
-    decode_frame,
-    decode_preamble,
-    frame_size,
-)
+from bridge.queue.frame import PREAMBLE_BYTES, Frame, decode_deliveries
 from bridge.queue.interface import Group
+from bridge.queue.segment import Damage, Segment, is_genuine, segment_paths
 
 READ_BYTES = 256 * 1024
 """About how much one `read` returns."""
-CHUNK_BYTES = 256 * 1024
-BLOCK_BYTES = 4096
-"""Unit in which a disk that cannot read a chunk is asked again."""
-_NAME = re.compile(r"\d{20}\.log", re.ASCII)
-
-
-class Damage(NamedTuple):
-    """A damaged byte range, and the deliveries lost with it: `lost` of them, from `first_lost` on.
-
-    Without a range (`length` 0) frames are missing altogether. `path` is the segment, `copy` the quarantined bytes.
-    """
-
-    path: Path
-    offset: int
-    length: int
-    first_lost: int
-    lost: int
-    detail: str
-    copy: Path | None = None
-
-
-class Segment:
-    """A segment file opened for reading. Raises OSError."""
-
-    def __init__(self, files: Files, path: Path, *, skip_unreadable: bool = True) -> None:
-        """With `skip_unreadable`, blocks that the disk cannot read are taken as zeros."""
-        self.path = path
-        self.first = int(path.stem)
-        self.unreadable = False
-        self.skip_unreadable = skip_unreadable
-        self._files = files
-        self._descriptor = files.open(path)
-        self._buffer = b""
-        self._buffer_offset = 0
-        try:
-            self.size = files.size(self._descriptor)
-            self.preamble = decode_preamble(self.read(0, PREAMBLE_BYTES))
-        except OSError:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        """Close the file."""
-        self._files.close(self._descriptor)
-
-    def sync(self) -> None:
-        """Wait until what a process before this one wrote is on disk."""
-        self._files.fsync(self._descriptor)
-
-    def discard_buffer(self) -> None:
-        """Forget what was read: the writer may have appended."""
-        self._buffer = b""
-
-    def read(self, offset: int, size: int) -> memoryview:
-        """Return up to `size` bytes at an offset."""
-        start = offset - self._buffer_offset
-        if start < 0 or start + size > len(self._buffer):
-            self._buffer, self._buffer_offset, start = self._pread(max(size, CHUNK_BYTES), offset), offset, 0
-        return memoryview(self._buffer)[start : start + size]
-
-    def _pread(self, size: int, offset: int) -> bytes:
-        try:
-            return self._files.pread(self._descriptor, size, offset)
-        except OSError:
-            if not self.skip_unreadable:
-                raise
-        self.unreadable = True
-        blocks: list[bytes] = []
-        for at in range(offset, min(offset + size, self.size), BLOCK_BYTES):
-            length = min(BLOCK_BYTES, offset + size - at, self.size - at)
-            try:
-                blocks.append(self._files.pread(self._descriptor, length, at))
-            except OSError:
-                blocks.append(bytes(length))
-        return b"".join(blocks)
-
-    def frame_at(self, offset: int) -> Frame | None:
-        """Return the valid frame at an offset, if there is one."""
-        size = frame_size(self.read(offset, HEADER_BYTES))
-        if size is None or offset + size > self.size:
-            return None
-        return decode_frame(self.first, offset, self.read(offset, size))
-
-    def search(self, offset: int) -> tuple[int | None, int]:
-        """Return the offset of the next valid frame, and the end of the bytes before it that are not zero."""
-        end = at = offset
-        while at < self.size:
-            chunk = bytes(self.read(at, CHUNK_BYTES))
-            candidate = chunk.find(FRAME_MAGIC)
-            while candidate >= 0:
-                if self.frame_at(at + candidate) is not None:
-                    return at + candidate, at + candidate
-                candidate = chunk.find(FRAME_MAGIC, candidate + 1)
-            if stripped := chunk.rstrip(b"\0"):
-                end = max(end, at + len(stripped))
-            if len(chunk) < CHUNK_BYTES:
-                break
-            at += CHUNK_BYTES - len(FRAME_MAGIC) + 1
-        return None, end
-
-    def walk(self, offset: int = PREAMBLE_BYTES) -> Iterator[Frame | tuple[int, int]]:
-        """Yield the valid frames in order, and between them the damaged ranges (begin, end)."""
-        while True:
-            if (frame := self.frame_at(offset)) is not None:
-                yield frame
-                offset = frame.end
-                continue
-            found, end = self.search(offset)
-            if end > offset:
-                yield offset, end
-            if found is None:
-                return
-            offset = found
-
-
-def segment_paths(files: Files, directory: Path) -> dict[Path, int]:
-    """Return the files that are named as segments, in order, with their inode numbers."""
-    return {
-        directory / name: inode
-        for name, inode in sorted(files.entries(directory).items())
-        if _NAME.fullmatch(name) and int(name[:20])
-    }
-
-
-def is_genuine(segment: Segment) -> bool:
-    """Return whether a file is this log's under this name. Raises UnsupportedJournalVersion for a newer format."""
-    preamble = segment.preamble
-    if preamble is None:
-        return segment.search(0)[0] is not None
-    if preamble.version > VERSION:
-        raise UnsupportedJournalVersion(
-            f"{segment.path} has format {preamble.version}, this version of the bridge reads up to {VERSION}. Fix: "
-            "start the newer version that wrote it, or use another directory (BRIDGE_JOURNAL_DIR)."
-        )
-    return preamble.first == segment.first
 
 
 class LogReader:

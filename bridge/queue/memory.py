@@ -26,7 +26,7 @@ from bridge.queue.interface import Group, Parked
 MAX_BATCH_DELIVERIES = 500
 """Maximum number of deliveries in a group."""
 OVERHEAD_BYTES = 1024
-"""Counted for each delivery beside its body: its objects here, in the ingress and in the publisher."""
+"""Counted for each delivery in addition to its body: its objects here, in the ingress and in the publisher."""
 
 
 class _Pending(NamedTuple):
@@ -114,7 +114,7 @@ class MemoryQueue:
         return next(iter(self._waiting.values())).delivery.received_ms if self._waiting else None
 
     @property
-    def acknowledging(self) -> bool:
+    def has_pending_acks(self) -> bool:
         """Whether publishing should yield to acknowledgements: never, since publishing is what they wait for."""
         return False
 
@@ -148,7 +148,7 @@ class MemoryQueue:
                 if not pending.future.done():
                     pending.future.set_result(None)
 
-    async def park(self, group: Group, parked: Sequence[tuple[str, Delivery]]) -> None:
+    async def settle_and_park(self, group: Group, parked: Sequence[tuple[str, Delivery]]) -> None:
         """Reject the deliveries whose topic is blocked, which come in their order; acknowledge the rest of `group`."""
         blocked = deque(parked)
         for last, pending_group in self._in_flight:

@@ -97,6 +97,16 @@ class Metrics:
             "Acknowledged deliveries that a corrupted journal no longer holds.",
             registry=registry,
         )
+        self._quarantined_bytes = Counter(
+            "bridge_journal_quarantined_bytes",
+            "Corrupted bytes found in the journal; copies are in its directory quarantine.",
+            registry=registry,
+        )
+        self._abandoned_segments = Counter(
+            "bridge_journal_abandoned_segments",
+            "Journal segments given up after a failed write or fsync.",
+            registry=registry,
+        )
         self.records = Counter(
             "bridge_kafka_records_published", "Records that Kafka confirmed, by topic.", ["topic"], registry=registry
         )
@@ -154,6 +164,18 @@ class Metrics:
         self._commit_latency.observe(seconds)
         self._commit_size.observe(len(deliveries))
         self._recent.record_commit(deliveries[0].received_ms, deliveries[-1].received_ms, time.time() * 1000)
+
+    @never_raise
+    def record_journal_damage(self, lost: int, size: int, *, known: bool = False) -> None:
+        """Count a corrupted place in the journal, unless it is `known`: its bytes, and deliveries lost with it."""
+        self.journal_damaged.inc(not known)
+        self.journal_missing.inc(lost)
+        self._quarantined_bytes.inc(size)
+
+    @never_raise
+    def record_abandoned_segments(self, count: int) -> None:
+        """Count segments of the journal given up after a failed write or fsync."""
+        self._abandoned_segments.inc(count)
 
     @never_raise
     def record_published(self, events: Sequence[Event], now_ms: float) -> None:

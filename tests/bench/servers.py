@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bridge.event import Delivery
-from bridge.queue.interface import Group
-from bridge.queue.journal_file import FILE_NAME, JournalFile, pack
+from tests.support import journal
 from tests.support.daemon import Daemon, environment, wait_for
 
 from .load import TOKEN
@@ -95,16 +94,11 @@ def bridge(
 
 def fill_journal(directory: Path, count: int, body: bytes) -> None:
     """Leave a backlog of `count` deliveries of different assets, written as the journal writes them."""
-    directory.mkdir(parents=True, exist_ok=True)
-    file = JournalFile(directory / FILE_NAME)
-    file._writer.execute("PRAGMA synchronous = OFF")
     now = time.time_ns() // 1_000_000
-    last = total = 0
-    while last < count:
-        bodies = (body.replace(b"5fd088e0a47da8246f1fb756", b"%024x" % number) for number in range(last, last + _GROUP))
-        deliveries = [Delivery(now, "default", each) for each in bodies]
-        packed = pack(deliveries)
-        total += len(packed)
-        file.append(Group(last + 1, last + _GROUP, now, len(packed), total, deliveries), packed, 0)
-        last += _GROUP
-    file.close()
+
+    def groups() -> Iterator[list[Delivery]]:
+        for first in range(0, count, _GROUP):
+            ids = (b"%024x" % number for number in range(first, first + _GROUP))
+            yield [Delivery(now, "default", body.replace(b"5fd088e0a47da8246f1fb756", each)) for each in ids]
+
+    journal.fill_journal(directory, groups())

@@ -1,4 +1,4 @@
-"""`make bench-tuning`: what the settings of SQLite, aiokafka and the publisher are worth, one changed at a time.
+"""`make bench-tuning`: what the settings of aiokafka and the publisher are worth, one changed at a time.
 
 Each variant is measured beside the defaults in the same round: acknowledging alone (no Kafka), and a backlog drained
 to Apache Kafka. Prints a table in Markdown, the one of deploy/SIZING.md.
@@ -28,11 +28,6 @@ from .__main__ import BODY
 BACKLOG = 96_000
 VARIANTS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "as it is": ([], {}),
-    "SQLite: pages of 8 KiB": (["PRAGMA page_size = 8192"], {}),
-    "SQLite: pages of 16 KiB": (["PRAGMA page_size = 16384"], {}),
-    "SQLite: checkpoint every 250 pages": (["PRAGMA wal_autocheckpoint = 250"], {}),
-    "SQLite: checkpoint every 4,000 pages": (["PRAGMA wal_autocheckpoint = 4000"], {}),
-    "SQLite: synchronous = EXTRA": (["PRAGMA synchronous = EXTRA"], {}),
     "producer: batches of 128 KiB": (["bridge.publisher.kafka_producer.BATCH_BYTES=128 * 1024"], {}),
     "producer: batches of 960 KiB": (["bridge.publisher.kafka_producer.BATCH_BYTES=960 * 1024"], {}),
     "producer: gzip": ([], {"kafka_compression": "gzip"}),
@@ -43,7 +38,7 @@ VARIANTS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "interpreter: switch interval of 5 ms (0.5 ms)": (["bridge.cli.serve.GIL_SWITCH_INTERVAL_SECONDS=0.005"], {}),
     "interpreter: collect every 20,000 objects (700)": (["gc.set_threshold=20_000"], {}),
 }
-"""What is changed: constants or pragmas, and settings."""
+"""What is changed: constants and settings."""
 
 
 class Measured:

@@ -72,7 +72,7 @@ int open64(const char *path, int flags, ...)
     va_start(rest, flags);
     mode = flags & (O_CREAT | O_TMPFILE) ? va_arg(rest, int) : 0;
     va_end(rest);
-    if (flags & (O_WRONLY | O_RDWR | O_CREAT) && strstr(path, "/journal.") && fault('r'))
+    if (flags & (O_WRONLY | O_RDWR | O_CREAT) && strstr(path, "/journal/") && fault('r'))
         return fail(EROFS);
     return (int)syscall(SYS_openat, AT_FDCWD, path, flags, mode);
 }

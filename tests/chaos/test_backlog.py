@@ -14,10 +14,9 @@ import pytest
 
 from bridge.devtools.simulated_assets import generate_assets
 from bridge.event import Delivery, canonical, content_id
-from bridge.queue.interface import Group
-from bridge.queue.journal_file import FILE_NAME, JournalFile, pack
 from tests.chaos.framework import Chaos
 from tests.support.daemon import wait_for
+from tests.support.journal import fill_journal
 
 MEMORY_MIB = 256
 """Limit on the process's data, which the kernel holds it to; measured is the peak of what is resident."""
@@ -48,29 +47,20 @@ def deliveries(seed: int, count: int) -> Iterator[tuple[dict[str, str], Delivery
 
 def fill(directory: Path, seed: int, count: int) -> list[dict[str, str]]:
     """Write a journal as a long absence of Kafka would have left it, and return what is in it."""
-    directory.mkdir()
-    file = JournalFile(directory / FILE_NAME)
-    file._writer.execute("PRAGMA synchronous = OFF")  # nobody is promised anything here
     everything: list[dict[str, str]] = []
-    total = last = 0
-    part: list[Delivery] = []
 
-    def write() -> None:
-        nonlocal total, last
-        packed = pack(part)
-        total += len(packed)
-        file.append(Group(last + 1, last + len(part), part[0].received_ms, len(packed), total, list(part)), packed, 0)
-        last += len(part)
-        part.clear()
+    def groups() -> Iterator[list[Delivery]]:
+        part: list[Delivery] = []
+        for noted, delivery in deliveries(seed, count):
+            everything.append(noted)
+            part.append(delivery)
+            if len(part) == GROUP:
+                yield part
+                part = []
+        if part:
+            yield part
 
-    for noted, delivery in deliveries(seed, count):
-        everything.append(noted)
-        part.append(delivery)
-        if len(part) == GROUP:
-            write()
-    if part:
-        write()
-    file.close()
+    fill_journal(directory, groups())
     return everything
 
 

@@ -1,70 +1,57 @@
-"""The journal's file is damaged while the daemon is down: it starts, sets the file aside, says so, and goes on.
+"""The journal is damaged while the daemon is down: it starts, quarantines, publishes the rest, and counts the loss.
 
-What the damaged file still holds comes back with `gumlet-bridge journal salvage --into`. What the damage itself took away
-cannot come back, so the verdict here counts it: at most the rows that salvage named as unreadable.
+Damage costs the frames that it hits and nothing else: the verdict forgives exactly the deliveries that the daemon has
+counted as lost, plus those at the end of the log that nothing names any more.
 """
 
 from __future__ import annotations
 
-import re
-import sqlite3
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from bridge.queue.frame import FRAME_MAGIC
 from tests.chaos.framework import LONG, Chaos
 from tests.support.brokers import ApacheKafka
-from tests.support.daemon import BRIDGE, Daemon, Load, wait_for
+from tests.support.daemon import Daemon, Load, wait_for
+from tests.support.journal import segments
 
-PAGE = 4096
+BLOCK = 4096
+
+
+def end_of(data: bytes | bytearray) -> int:
+    """Return the end of the frames in a segment."""
+    return len(data.rstrip(b"\0"))
 
 
 def flip(path: Path) -> None:
-    """Flip one bit in a body, as a bad cable does: SQLite does not notice, the checksum does."""
+    """Flip one bit in a body."""
     data = bytearray(path.read_bytes())
-    at = data.index(b'"asset_id"', len(data) // 2)
-    data[at + 3] ^= 1
+    data[data.index(b'"asset_id"', end_of(data) // 2) + 3] ^= 1
     path.write_bytes(data)
 
 
-def cut(path: Path) -> None:
-    """Cut the file's second half."""
-    data = path.read_bytes()
-    path.write_bytes(data[: len(data) // 2 // PAGE * PAGE + 100])
+def flip_header(path: Path) -> None:
+    """Flip one bit in a frame's sequence number."""
+    data = bytearray(path.read_bytes())
+    data[data.index(FRAME_MAGIC, end_of(data) // 2) + 16] ^= 1
+    path.write_bytes(data)
 
 
 def zero_middle(path: Path) -> None:
-    """Zero four pages in the middle."""
+    """Zero four blocks in the middle."""
     data = bytearray(path.read_bytes())
-    at = len(data) // 2 // PAGE * PAGE
-    data[at : at + 4 * PAGE] = bytes(4 * PAGE)
+    at = end_of(data) // 2 // BLOCK * BLOCK
+    data[at : at + 4 * BLOCK] = bytes(4 * BLOCK)
     path.write_bytes(data)
 
 
 def zero_head(path: Path) -> None:
-    """Zero the first page: header and schema are gone."""
+    """Zero the first block: the preamble is gone."""
     data = bytearray(path.read_bytes())
-    data[:PAGE] = bytes(PAGE)
+    data[:BLOCK] = bytes(BLOCK)
     path.write_bytes(data)
-
-
-def checkpoint(path: Path) -> None:
-    """Bring the write-ahead log into the file, so that the damage meets all of it."""
-    connection = sqlite3.connect(path)
-    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    connection.close()
-
-
-def salvage(daemon: Daemon, files: list[Path]) -> tuple[int, int]:
-    """Put back what can be read, and return how many deliveries that were and how many rows were not readable."""
-    command = [*BRIDGE, "journal", "salvage", *map(str, files), "--into", str(daemon.directory / "journal")]
-    told = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert told.returncode == 0, told.stderr
-    unreadable = sum(map(int, re.findall(r"(\d+) rows unreadable", told.stderr)))
-    (back,) = re.findall(r"(\d+) deliveries put into", told.stderr)
-    return int(back), unreadable
 
 
 def backlog(chaos: Chaos, daemon: Daemon) -> Load:
@@ -75,90 +62,54 @@ def backlog(chaos: Chaos, daemon: Daemon) -> Load:
     return load
 
 
-@pytest.mark.parametrize("damage", [flip, zero_head, *([cut, zero_middle] if LONG else [])])
+def lost(daemon: Daemon) -> int:
+    """Return how many deliveries the daemon has counted as lost."""
+    counted = int(daemon.metric("bridge_journal_lost_deliveries_total"))
+    assert sum(line["lost"] for line in daemon.logged("journal_deliveries_lost")) == counted
+    return counted
+
+
+@pytest.mark.parametrize("damage", [flip, zero_head, *([flip_header, zero_middle] if LONG else [])])
 async def test_journal_damaged(chaos: Chaos, damage: Callable[[Path], None]) -> None:
-    """The daemon starts on a damaged journal and takes deliveries; what the file still holds is published too."""
+    """The daemon starts, publishes everything outside of the damaged frames, counts the loss and accepts deliveries."""
     elsewhere = chaos.bootstrap_servers
     with chaos.bridge("127.0.0.1:1") as daemon:
         load = backlog(chaos, daemon)
-        journal = daemon.directory / "journal" / "journal.sqlite"
-        checkpoint(journal)
-        damage(journal)
-        daemon.settings["kafka_bootstrap_servers"] = elsewhere
-        daemon.start()
-        chaos.load(daemon, 200).finish()
-        wait_for(lambda: daemon.logged("journal_corrupted") or daemon.drained(), what="the damage told")
-        aside = [path for path in journal.parent.glob("*.damaged-*") if not path.name.endswith(("-wal", "-shm"))]
-        forgiven, note = 0, "unnoticed"
-        if aside:
-            wait_for(daemon.drained, 60)
-            assert daemon.metric("bridge_journal_corruptions_total") == 1
-            assert daemon.stop() == 0
-            before = aside[0].read_bytes()
-            back, unreadable = salvage(daemon, aside)
-            assert aside[0].read_bytes() == before
-            assert back > 0
-            daemon.start()
-            # Each delivery of the load that is neither readable nor published is one that the damage took: the line
-            # says how many, and the promise is asserted for all the others.
-            forgiven, note = len(load.acknowledged()) - back, f"{back} salvaged, {unreadable} rows unreadable"
-        await chaos.verdict(daemon, forgiven=forgiven, note=note)
-        assert aside
-
-
-async def test_journal_lost_its_log(chaos: Chaos) -> None:
-    """A journal whose write-ahead log is gone is what it was at the last checkpoint: the daemon says so, and flows."""
-    with chaos.bridge("127.0.0.1:1") as daemon:
-        load = backlog(chaos, daemon)
-        journal = daemon.directory / "journal" / "journal.sqlite"
-        checkpoint(journal)
-        kept_rows = journal.stat().st_size
-        daemon.start()
-        more = chaos.load(daemon, 100)
-        more.finish()
-        daemon.kill()
-        journal.with_name("journal.sqlite-wal").unlink()
-        journal.with_name("journal.sqlite-shm").unlink(missing_ok=True)
-        assert journal.stat().st_size >= kept_rows
-        daemon.settings["kafka_bootstrap_servers"] = chaos.bootstrap_servers
-        daemon.start()
-        await chaos.verdict(daemon, forgiven=100, note="the log held 100")
-        assert load.acknowledged()
-        assert [line["missing"] for line in daemon.logged("journal_deliveries_lost")] == [100]
-
-
-async def test_journal_log_damaged(chaos: Chaos) -> None:
-    """A flipped bit in the write-ahead log hides all that follows from SQLite: it is noticed, and salvaged."""
-    elsewhere = chaos.bootstrap_servers
-    with chaos.bridge("127.0.0.1:1") as daemon:
-        load = chaos.load(daemon, 400)  # so few that all of it is in the log alone
-        load.finish()
-        daemon.kill()
-        journal = daemon.directory / "journal" / "journal.sqlite"
-        flip(journal.with_name("journal.sqlite-wal"))
+        damage(segments(daemon.directory / "journal")[0])
         daemon.settings["kafka_bootstrap_servers"] = elsewhere
         daemon.start()
         chaos.load(daemon, 200).finish()
         wait_for(daemon.drained, 60)
-        forgiven, note = 0, "unnoticed"
-        if told := daemon.logged("journal_deliveries_lost"):
-            assert daemon.metric("bridge_journal_lost_deliveries_total") == told[0]["missing"]
-            assert daemon.stop() == 0
-            back, unreadable = salvage(daemon, [Path(told[0]["copy"])])
-            daemon.start()
-            forgiven = len(load.acknowledged()) - back
-            note = f"{told[0]['missing']} missing, {back} salvaged, {unreadable} rows unreadable"
-        await chaos.verdict(daemon, forgiven=forgiven, note=note)
-        assert told
-        assert forgiven < len(load.acknowledged()) / 10
+        forgiven = lost(daemon)
+        assert 0 < forgiven < len(load.acknowledged()) / 4
+        assert daemon.metric("bridge_journal_quarantined_bytes_total") > 0
+        assert list((daemon.directory / "journal" / "quarantine").iterdir())
+        await chaos.verdict(daemon, forgiven=forgiven, note=f"{forgiven} counted as lost")
+
+
+async def test_journal_cut(chaos: Chaos) -> None:
+    """The second half of the only segment is cut off: the first half is published, and the cut is reported."""
+    elsewhere = chaos.bootstrap_servers
+    with chaos.bridge("127.0.0.1:1") as daemon:
+        load = backlog(chaos, daemon)
+        (segment,) = segments(daemon.directory / "journal")
+        data = segment.read_bytes()
+        segment.write_bytes(data[: end_of(data) // 2])
+        daemon.settings["kafka_bootstrap_servers"] = elsewhere
+        daemon.start()
+        chaos.load(daemon, 200).finish()
+        wait_for(daemon.drained, 60)
+        assert "cut off" in str(daemon.logged("journal_corrupted"))
+        assert daemon.metric("bridge_journal_quarantined_bytes_total") > 0
+        await chaos.verdict(daemon, forgiven=len(load.acknowledged()) * 2 // 3, note="half of the segment was cut off")
 
 
 async def test_kafka_is_not_needed_to_start_on_a_damaged_file(chaos: Chaos, victim: ApacheKafka) -> None:
-    """A file of garbage in the journal's place is set aside at once, Kafka or not; deliveries are taken."""
+    """A file of garbage in a segment's place is quarantined at once, Kafka or not; deliveries are accepted."""
     victim.freeze()
-    journal = chaos.directory / "journal" / "journal.sqlite"
-    journal.parent.mkdir()
-    journal.write_bytes(b"this is no journal\n" * 1000)
+    segment = chaos.directory / "journal" / f"{1:020}.log"
+    segment.parent.mkdir()
+    segment.write_bytes(b"this is not a segment\n" * 1000)
     with chaos.bridge() as daemon:
         chaos.load(daemon, 100).finish()
         assert daemon.logged("journal_corrupted")

@@ -49,7 +49,7 @@ async def test_kafka_restarted_in_order(chaos: Chaos, victim: ApacheKafka) -> No
 
 
 async def test_kafka_frozen(chaos: Chaos, victim: ApacheKafka) -> None:
-    """A Kafka whose connections are open and silent, beyond the producer's patience, delays and loses nothing."""
+    """A Kafka whose connections are open and silent, beyond the delivery timeout, delays events and loses none."""
     with chaos.bridge(kafka_delivery_timeout_seconds=2) as daemon:
         chaos.load(daemon, chaos.scaled(1000, 5000), rate=chaos.scaled(500, 300))
         chaos.past(daemon, 300)

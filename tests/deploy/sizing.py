@@ -25,9 +25,8 @@ from bridge.contract.normalizer import Normalizer
 from bridge.contract.schemas import Contract
 from bridge.devtools.simulated_assets import generate_assets
 from bridge.event import Delivery
-from bridge.queue.interface import Group
-from bridge.queue.journal_file import FILE_NAME, JournalFile, pack
 from tests.deploy.external_tools import DEPLOY
+from tests.support.journal import fill_journal
 
 PAGE = DEPLOY / "SIZING.md"
 TEMPLATE = Path(__file__).parent / "sizing.template.md"
@@ -38,7 +37,7 @@ GROUP = 24
 PLANNED_CORE = 0.5
 """Of a core that a replica is planned to use: the rest is for bursts, and for the backlog after an outage."""
 USABLE = 0.8
-"""Of a volume that may fill: SQLite's log and free pages and BRIDGE_JOURNAL_MIN_FREE_BYTES take the rest."""
+"""Of a volume that may fill: reserved segments and BRIDGE_JOURNAL_MIN_FREE_BYTES take the rest."""
 GIB = 1024**3
 RECEIVED_MS = 1_764_000_000_000
 RATES = (1, 100, 10_000)
@@ -55,20 +54,9 @@ def measured_bytes() -> dict[str, int]:
     """Return the mean bytes of an event: as received, in the journal's file, and as a record on Kafka."""
     normalizer = Normalizer(Contract.load())
     sums = dict.fromkeys(("body", "value", "headers", "key"), 0)
-    last = total = 0
+    every = deliveries()
     with TemporaryDirectory() as directory:
-        path = Path(directory) / FILE_NAME
-        file = JournalFile(path)
-        file._writer.execute("PRAGMA synchronous = OFF")  # the bytes are the same
-        every = deliveries()
-        while group := list(islice(every, GROUP)):
-            packed = pack(group)
-            total += len(packed)
-            one = Group(last + 1, last + len(group), group[0].received_ms, len(packed), total, group)
-            file.append(one, packed, 0)
-            last += len(group)
-        file.close()
-        size = path.stat().st_size
+        size = fill_journal(Path(directory), iter(lambda: list(islice(every, GROUP)), []))
     for delivery in deliveries():
         event = normalizer.event(delivery)
         sums["body"] += len(delivery.body)

@@ -27,7 +27,7 @@ from bridge.queue import log as log_module
 from bridge.queue.files import Files
 from bridge.queue.frame import State as Settled
 from bridge.queue.log import Log
-from bridge.queue.log_reader import Damage
+from bridge.queue.segment import Damage
 from tests.enumeration.power_cut import Disk, Operation, RecordingFiles, State, read_state, write_state
 
 SEGMENT_BYTES = 8 * 1024

@@ -23,7 +23,7 @@ from bridge.queue import log as log_module
 from bridge.queue.files import Files
 from bridge.queue.frame import PREAMBLE_BYTES, Frame
 from bridge.queue.log import Log
-from bridge.queue.log_reader import Damage, Segment
+from bridge.queue.segment import Damage, Segment
 
 SEGMENT_BYTES = 2048
 SECTOR_BYTES = 512

@@ -160,7 +160,7 @@ async def test_a_topic_that_refuses_parks_its_own_events(apache_kafka: Broker, t
 async def test_an_event_that_kafka_never_takes_is_a_dead_letter(
     apache_kafka: Broker, tmp_path: Path, prefix: str
 ) -> None:
-    """A record too large for its topic goes to the dead letters with the reason; what was beside it arrives."""
+    """A record too large for its topic goes to the dead letters with the reason; those sent with it arrive."""
     small = f"{prefix}unrecognized"
     admin = AIOKafkaAdminClient(bootstrap_servers=apache_kafka.bootstrap_servers)
     await admin.start()

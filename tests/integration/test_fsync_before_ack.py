@@ -1,7 +1,7 @@
 """The order of the promise, seen from outside: the journal's sync has returned before a 200 is written.
 
-The daemon runs under strace, which sees every system call of every thread. For each 200 there is a write to the
-journal's log that contains that delivery's mark, then a sync of the log that began after it and returned 0, and
+The daemon runs under strace, which sees every system call of every thread. For each 200 there is a write to a
+segment of the journal that contains that delivery's mark, then a sync of the log that began after it and returned 0, and
 only then the write of the answer.
 """
 
@@ -78,13 +78,13 @@ def test_each_200_follows_a_sync_of_its_delivery(tracer: str, tmp_path: Path) ->
     syncs = [
         each
         for each in traced
-        if re.match(r"f(data)?sync\(\d+<[^>]*journal\.sqlite-wal>", each.text) and each.text.rstrip().endswith("= 0")
+        if re.match(r"f(data)?sync\(\d+<[^>]*/journal/\d{20}\.log>", each.text) and each.text.rstrip().endswith("= 0")
     ]
     written: dict[str, int] = {}
     socket_of: dict[str, str] = {}
     acknowledged = 0
     for each in traced:
-        journal = re.match(r"pwrite64\(\d+<[^>]*journal\.sqlite-wal>", each.text)
+        journal = re.match(r"pwrite64\(\d+<[^>]*/journal/\d{20}\.log>", each.text)
         incoming = re.match(r"(?:read|recvfrom|recvmsg)\(\d+<(?:socket|TCP[^:]*):\[(.*?)\]>", each.text)
         outgoing = re.match(r"(?:write|writev|sendto|sendmsg)\(\d+<(?:socket|TCP[^:]*):\[(.*?)\]>", each.text)
         if journal:

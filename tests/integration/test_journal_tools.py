@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,11 @@ import pytest
 
 from bridge.config.sections import KafkaSettings
 from bridge.event import Delivery, canonical, content_id
-from bridge.queue.journal_file import FILE_NAME, JournalFile
 from tests.support.brokers import Broker
 from tests.support.cli import bridge, make_topics
 from tests.support.daemon import Daemon
 from tests.support.delivery_checker import header, read_all
+from tests.support.journal import flip, park, segments
 
 BROKEN, BINARY = b'{"type":', b"\xff\xfe"
 NOWHERE = "127.0.0.1:1"
@@ -47,7 +46,7 @@ async def test_beside_a_running_daemon(tmp_path: Path) -> None:
         where = ("--dir", str(tmp_path / "journal"))
         listed = await bridge("journal", "list", *where)
         assert listed.code == 0, listed.err
-        assert [line["place"] for line in listed.lines] == [str(place) for place in range(1, 23)]
+        assert [line["number"] for line in listed.lines] == [str(number) for number in range(1, 23)]
         assert all("body" not in line for line in listed.lines)
         third = listed.lines[2]
         assert third["id"] == content_id("films", canonical(ready(2)))
@@ -60,14 +59,17 @@ async def test_beside_a_running_daemon(tmp_path: Path) -> None:
         assert missing.code == 1
         assert "gumlet-bridge journal list" in missing.err
 
-        exported = await bridge("journal", "export", *where, "-o", str(tmp_path / "out.jsonl"))
+        exported = await bridge("journal", "list", "--with-body", *where, "-o", str(tmp_path / "out.jsonl"))
         assert exported.code == 0, exported.err
         lines = [orjson.loads(line) for line in (tmp_path / "out.jsonl").read_bytes().splitlines()]
         assert [line.get("body") for line in lines] == [*map(ready, range(20)), BROKEN.decode(), None]
         assert lines[-1]["body_base64"] == "//4="
         assert {"received_at", "source", "id", "topic"} <= lines[0].keys()
 
-        assert (await bridge("journal", "verify", *where)).code == 0
+        verified = await bridge("journal", "verify", *where)
+        assert verified.code == 0
+        assert "Checked 1 segments" in verified.err
+        assert "22 deliveries are pending (0 parked), 0 places are damaged" in verified.err
         held = await bridge("journal", "drain", *where)
         assert held.code == 75
         assert f"process {daemon.process and daemon.process.pid}" in held.err
@@ -76,7 +78,7 @@ async def test_beside_a_running_daemon(tmp_path: Path) -> None:
 
 
 async def test_filters(journal: Path) -> None:
-    """Time, type, asset and reason choose what they say, in list as in export."""
+    """Time, type, asset and reason choose what they say, with and without bodies."""
     everything = (await bridge("journal", "list", "--dir", str(journal))).lines
     for arguments, expected in (
         (("--type", "video.status.ready"), everything[:20]),
@@ -87,22 +89,24 @@ async def test_filters(journal: Path) -> None:
         (("--since", "1h"), everything),
         (("--since", everything[21]["received_at"], "--reason", "invalid_json"), everything[21:]),
     ):
-        for command in ("list", "export"):
-            ran = await bridge("journal", command, *arguments, "--dir", str(journal))
-            assert [line["place"] for line in ran.lines] == [line["place"] for line in expected], arguments
+        for command in (["list"], ["list", "--with-body"]):
+            ran = await bridge("journal", *command, *arguments, "--dir", str(journal))
+            assert [line["number"] for line in ran.lines] == [line["number"] for line in expected], arguments
 
 
-async def test_verify_fails_on_damage(journal: Path) -> None:
-    """A row without its checksum is named, and ends verify, list and export with 1; the others are still given."""
-    with sqlite3.connect(journal / FILE_NAME) as other:
-        other.execute("UPDATE groups SET checksum = checksum + 1 WHERE last = 5")
+async def test_verify_names_damage_and_its_cost(journal: Path) -> None:
+    """A damaged frame is named, with its loss and its copy, and ends verify and list with 1; the others are listed."""
+    (segment,) = segments(journal)
+    flip(segment, segment.read_bytes().index(orjson.dumps(ready(4))))
     verified = await bridge("journal", "verify", "--dir", str(journal))
     assert verified.code == 1
-    assert [line["fault"] for line in verified.lines] == ["deliveries 5 to 5 do not have their checksum"]
+    (line,) = verified.lines
+    assert (line["segment"], line["lost"], line["first_lost"], line["copy"]) == (str(segment), 1, 5, None)
+    assert "1 places are damaged, 1 deliveries are lost" in verified.err
     listed = await bridge("journal", "list", "--dir", str(journal))
     assert listed.code == 1
-    assert "deliveries 5 to 5" in listed.err
-    assert len(listed.lines) == len(BODIES) - 1
+    assert "1 deliveries lost from number 5 on" in listed.err
+    assert [each["number"] for each in listed.lines] == [str(number) for number in range(1, 23) if number != 5]
 
 
 async def test_drain(broker: Broker, prefix: str, journal: Path) -> None:
@@ -110,9 +114,7 @@ async def test_drain(broker: Broker, prefix: str, journal: Path) -> None:
     kafka = KafkaSettings(bootstrap_servers=broker.bootstrap_servers)
     await make_topics(broker, kafka, prefix)
     topic, dead_letter = f"{prefix}video.status.ready", f"{prefix}dead-letter"
-    file = JournalFile(journal / FILE_NAME)
-    file.park(0, [(topic, Delivery(RECEIVED_MS, "films", orjson.dumps(ready(99))))])
-    file.close()
+    park(journal, topic, [Delivery(RECEIVED_MS, "films", orjson.dumps(ready(99)))])
     where = ("--dir", str(journal))
     settings: dict[str, object] = {
         "kafka_bootstrap_servers": broker.bootstrap_servers, "topics_prefix": prefix, "topics_provision": "off",
@@ -147,22 +149,25 @@ async def test_drain_without_kafka_loses_nothing(journal: Path) -> None:
     assert len((await bridge("journal", "list", *where)).lines) == len(BODIES)
 
 
-async def test_drain_does_not_call_a_damaged_journal_empty(journal: Path, embedded_broker: Broker, prefix: str) -> None:
-    """The file is set aside as the daemon does it; that ends with 1 and the way to salvage it."""
-    (journal / FILE_NAME).write_bytes(bytes(100_000))
-    (journal / f"{FILE_NAME}-wal").unlink()  # from which SQLite would have mended it
+async def test_drain_publishes_around_damage_and_exits_with_1(
+    journal: Path, embedded_broker: Broker, prefix: str
+) -> None:
+    """A drain that met damage is not a success: it names the quarantine, and publishes everything else."""
+    await make_topics(embedded_broker, KafkaSettings(bootstrap_servers=embedded_broker.bootstrap_servers), prefix)
+    (segment,) = segments(journal)
+    flip(segment, segment.read_bytes().index(orjson.dumps(ready(4))))
     ran = await bridge(
         "journal", "drain", "--dir", str(journal), topics_provision="off", topics_prefix=prefix,
         kafka_bootstrap_servers=embedded_broker.bootstrap_servers,
     )  # fmt: skip
     assert ran.code == 1
-    assert "gumlet-bridge journal salvage" in ran.err
-    assert list(journal.glob(f"{FILE_NAME}.damaged-*"))
+    assert str(journal / "quarantine") in ran.err
+    assert sum(line["deliveries"] for line in ran.lines) == len(BODIES) - 1
 
 
 async def test_no_journal_is_told(tmp_path: Path) -> None:
     """Every command names the directory that has none, and what to set; none makes one."""
-    for command in (("list",), ("show", "1"), ("export",), ("verify",), ("drain",), ("drain", "--dry-run")):
+    for command in (("list",), ("show", "1"), ("verify",), ("drain",), ("drain", "--dry-run")):
         ran = await bridge("journal", *command, "--dir", str(tmp_path / "nothing"))
         assert ran.code == 1, command
         assert "BRIDGE_JOURNAL_DIR" in ran.err, command

@@ -47,7 +47,7 @@ def test_bytes_are_those_of_this_code(measures: dict[str, Any]) -> None:
 
 def test_outages_that_volumes_cover_are_computed_from_the_bytes_of_an_event() -> None:
     """Recomputed from what the page itself says: bytes over bytes an event over events a second."""
-    per_event = number(r"in the journal, file and all \| ([\d,]+)")
+    per_event = number(r"in the journal, with its frame \| ([\d,]+)")
     full = number(r"([\d,]+) \(a full replica\)")
     rows = re.findall(r"^\| (\d+) GiB[^|]*\|([^|]+\|[^|]+\|[^|]+)\|$", text(), re.MULTILINE)
     assert len(rows) == 3
@@ -60,7 +60,7 @@ def test_outages_that_volumes_cover_are_computed_from_the_bytes_of_an_event() ->
 
 def test_replicas_bear_the_rate_with_one_away() -> None:
     """Recomputed from the page: all but one, at half a core each, do the work; and their volumes last the day."""
-    cpu, per_event = number(r"Kafka's confirmation \| ([\d.,]+) µs"), number(r"file and all \| ([\d,]+)")
+    cpu, per_event = number(r"Kafka's confirmation \| ([\d.,]+) µs"), number(r"with its frame \| ([\d,]+)")
     cells = {
         title: [each.strip() for each in rest.split("|")]
         for title, rest in re.findall(r"^\| ([^|]+) \|([^|]+\|[^|]+\|[^|]+)\|$", text(), re.MULTILINE)

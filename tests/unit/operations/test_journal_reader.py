@@ -1,36 +1,38 @@
-"""Reading a journal from outside: everything that is whole, every fault by name, and the daemon never notices."""
+"""Reading a journal from outside: every intact delivery, every damaged place by name, and nothing is changed."""
 
 from __future__ import annotations
 
-import sqlite3
 from pathlib import Path
 
 import pytest
 
 from bridge.errors import BridgeError, UnsupportedJournalVersion
 from bridge.event import Delivery
-from bridge.operations import journal_reader as journal_view
-from bridge.operations.journal_reader import viewing
-from bridge.queue.interface import Group
-from bridge.queue.journal_file import FILE_NAME, JournalFile, pack
+from bridge.operations.journal_reader import JournalReader, open_reader
+from bridge.queue.frame import State
+from bridge.queue.log import Log
+from tests.support.journal import UnsyncedFiles, flip, park, segments
 
 
 class Writer:
-    """The daemon's side of a journal: groups of two deliveries."""
+    """The daemon's side of a journal: groups of two deliveries in small segments."""
 
     def __init__(self, directory: Path) -> None:
-        self.file = JournalFile(directory / FILE_NAME)
-        self.last = self.total = 0
+        self.directory = directory
+        self.log = Log(directory, directory / "quarantine", print, files=UnsyncedFiles(), segment_bytes=64 * 1024)
+        self.ends = [State()]
 
-    def append(self, count: int, trimmed: int = 0, size: int = 10) -> None:
+    def append(self, count: int, size: int = 10) -> None:
         """Commit so many groups."""
         for _ in range(count):
-            last = self.last + 2
-            deliveries = [Delivery(last, "films", b"x" * size), Delivery(last, "films", b"{}")]
-            packed = pack(deliveries)
-            self.total += len(packed)
-            self.file.append(Group(last - 1, last, last, len(packed), self.total, deliveries), packed, trimmed)
-            self.last = last
+            last = self.log.last + 2
+            group = self.log.append([Delivery(last, "films", b"x" * size), Delivery(last, "films", b"{}")])
+            self.ends.append(State(group.last, group.total, last))
+
+    def settle(self, groups: int) -> None:
+        """Record the first groups as settled."""
+        self.log.settle(self.ends[groups])
+        self.log.checkpoint()
 
 
 @pytest.fixture
@@ -41,105 +43,91 @@ def writer(tmp_path: Path) -> Writer:
     return made
 
 
-def places(directory: Path) -> list[str]:
-    """Return the places of all that a journal holds; it must have no fault."""
-    with viewing(directory) as view:
-        found = [held.place for held in view.held()]
-        assert view.faults == []
-        assert view.count() == len(found)
-    return found
+def numbers(reader: JournalReader) -> list[str]:
+    """Return the numbers of all pending deliveries."""
+    return [entry.number for entry in reader.entries()]
 
 
-def test_everything_in_order_the_parked_last(writer: Writer, tmp_path: Path) -> None:
-    """While the daemon has the file open: each delivery once, those settled left out, parked ones with their topic."""
-    writer.append(1, trimmed=4)
-    writer.file.park(0, [("some.topic", Delivery(7, "films", b"parked"))])
-    assert places(tmp_path) == [*map(str, range(5, 23)), "parked-1"]
-    with viewing(tmp_path) as view:
-        *_, last = view.held()
-    assert last.parked == "some.topic"
-    assert last.delivery.body == b"parked"
+def snapshot(directory: Path) -> dict[str, bytes]:
+    """Return all files."""
+    return {str(path): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
-def test_pages_join(writer: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A journal larger than what is read at once is read whole."""
-    writer.append(40, size=3000)
-    for number in range(5):
-        writer.file.park(0, [("some.topic", Delivery(number, "films", b"{}"))])
-    monkeypatch.setattr(journal_view, "PAGE_BYTES", 10_000)
-    monkeypatch.setattr(journal_view, "PARKED_ROWS", 2)
-    assert places(tmp_path) == [*map(str, range(1, 101)), *(f"parked-{number}" for number in range(1, 6))]
+def test_pending_deliveries_in_order_then_the_parked_ones(writer: Writer, tmp_path: Path) -> None:
+    """Next to an open log: each pending delivery once, settled ones not, parked ones with their topic."""
+    writer.settle(2)
+    park(tmp_path, "some.topic", [Delivery(7, "films", b"parked")])
+    before = snapshot(tmp_path)
+    with open_reader(tmp_path) as reader:
+        entries = list(reader.entries())
+        assert [entry.number for entry in entries] == [*map(str, range(5, 21)), "some.topic/1"]
+        assert (entries[-1].parked, entries[-1].delivery.body) == ("some.topic", b"parked")
+        assert reader.count() == len(entries)
+        assert reader.problems == []
+    assert snapshot(tmp_path) == before
 
 
-def test_the_writer_never_waits(writer: Writer, tmp_path: Path) -> None:
-    """In the middle of reading, the daemon commits and its checkpoint empties the write-ahead log."""
-    with viewing(tmp_path) as view:
-        held = view.held()
-        assert next(held).place == "1"
+def test_many_segments_are_read_as_one(writer: Writer, tmp_path: Path) -> None:
+    """The order continues across segments."""
+    writer.append(100, size=3000)
+    assert len(segments(tmp_path)) > 3
+    with open_reader(tmp_path) as reader:
+        assert numbers(reader) == [*map(str, range(1, 221))]
+        assert (reader.problems, reader.segments) == ([], len(segments(tmp_path)))
+
+
+def test_deliveries_settled_while_reading_are_not_a_problem(writer: Writer, tmp_path: Path) -> None:
+    """The daemon deletes the segments that are being read: nothing is reported as lost, new deliveries are not read."""
+    writer.append(200, size=3000)
+    with open_reader(tmp_path) as reader:
+        entries = reader.entries()
+        assert [next(entries).number, next(entries).number] == ["1", "2"]
         writer.append(1)
-        with sqlite3.connect(tmp_path / FILE_NAME, timeout=0) as other:
-            busy, frames, _ = other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        assert (busy, frames) == (0, 0)
-        assert [each.place for each in held][-1] == "20", "what came after the beginning is not read"
+        writer.settle(190)
+        assert len(segments(tmp_path)) < 3
+        rest = [entry.number for entry in entries]
+        assert rest[-1] == "420"
+        assert reader.problems == []
 
 
-def test_what_is_settled_meanwhile_is_no_fault(writer: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The daemon removes what was read and more: no gap is seen where none is."""
-    monkeypatch.setattr(journal_view, "PAGE_BYTES", 1)
-    with viewing(tmp_path) as view:
-        held = view.held()
-        assert [next(held).place, next(held).place] == ["1", "2"]
-        writer.append(1, trimmed=6)
-        assert [each.place for each in held] == [*map(str, range(7, 21))]
-        assert view.faults == []
+@pytest.mark.usefixtures("writer")
+def test_each_damaged_place_is_named_and_the_rest_is_read(tmp_path: Path) -> None:
+    """A problem says where, what it cost, and where the copy is once a daemon has quarantined it."""
+    park(tmp_path, "some.topic", [Delivery(7, "films", b"parked")])
+    flip(segments(tmp_path)[0], segments(tmp_path)[0].read_bytes().index(b"xxxxxxxxxx", 900))
+    (parked,) = segments(tmp_path / "parked" / "some.topic")
+    flip(parked, parked.read_bytes().index(b"parked"))
+    before = snapshot(tmp_path)
+    with open_reader(tmp_path) as reader:
+        found = numbers(reader)
+        assert len(found) == 18
+        first, second = reader.problems
+        assert (first.lost, second.lost, first.copy) == (2, 1, None)
+        assert first.first_lost is not None
+        assert str(first.first_lost) not in found
+        assert second.segment == str(parked)
+    assert snapshot(tmp_path) == before
+    daemon = Log(tmp_path, tmp_path / "quarantine", print, files=UnsyncedFiles())
+    daemon.reader(0).read(daemon.last)
+    with open_reader(tmp_path) as reader:
+        assert numbers(reader) == found
+        assert reader.problems[0].copy == str(reader.quarantined()[0])
 
 
-@pytest.mark.parametrize(
-    ("damage", "said"),
-    [
-        ("UPDATE groups SET checksum = checksum + 1 WHERE last = 10", "deliveries 9 to 10 do not have their checksum"),
-        ("DELETE FROM groups WHERE last = 10", "deliveries 11 to 12 follow 8: between them something is missing"),
-        ("UPDATE groups SET total = total + 5 WHERE last = 20", "deliveries 19 to 20 have the total "),
-        ("UPDATE groups SET received_ms = 1 WHERE last = 10", "deliveries 9 to 10 are 2 in "),
-        ("UPDATE parked SET delivery = x'ff'", "parked delivery 1 for some.topic cannot be read: "),
-        ("UPDATE parked SET size = 1", "parked delivery 1 for some.topic has "),
-    ],
-)
-def test_each_fault_is_named_and_the_rest_given(writer: Writer, tmp_path: Path, damage: str, said: str) -> None:
-    """One fault, one line that names the deliveries; what is not hit is read all the same."""
-    writer.file.park(0, [("some.topic", Delivery(7, "films", b"parked"))])
-    with sqlite3.connect(tmp_path / FILE_NAME) as other:
-        other.execute(damage)
-    with viewing(tmp_path) as view:
-        found = [held.place for held in view.held()]
-    (fault,) = view.faults
-    assert fault.startswith(said)
-    assert {"1", "8", "19", "20"} <= set(found)
+def test_a_file_that_is_not_a_segment_is_a_problem(writer: Writer, tmp_path: Path) -> None:
+    """It is named and left where it is."""
+    foreign = tmp_path / f"{99:020}.log"
+    foreign.write_bytes(b"garbage" * 100)
+    with open_reader(tmp_path) as reader:
+        assert len(numbers(reader)) == writer.log.last
+        (problem,) = reader.problems
+        assert (problem.segment, problem.bytes, problem.lost) == (str(foreign), 700, 0)
 
 
-def test_a_page_of_zeros_is_a_fault(writer: Writer, tmp_path: Path) -> None:
-    """Where SQLite itself cannot read on, that is told too."""
-    writer.append(50, size=3000)
-    writer.file.close()
-    path = tmp_path / FILE_NAME
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2 : len(content) // 2 + 8192] = bytes(8192)
-    path.write_bytes(content)
-    with viewing(tmp_path) as view:
-        found = [held.place for held in view.held()]
-    assert view.faults
-    assert len(found) < 120
-
-
-def test_no_journal_is_told(tmp_path: Path) -> None:
-    """A directory without a journal, what is no journal, and one of a newer version: each ends with what to do."""
-    with pytest.raises(BridgeError, match="BRIDGE_JOURNAL_DIR"), viewing(tmp_path):
+def test_a_directory_without_a_journal_is_an_error_with_the_fix(tmp_path: Path) -> None:
+    """Also a journal of another version: each error says what to do."""
+    with pytest.raises(BridgeError, match="BRIDGE_JOURNAL_DIR"), open_reader(tmp_path):
         pass
-    (tmp_path / FILE_NAME).write_bytes(b"not a database, but long enough to be looked at" * 100)
-    with pytest.raises(BridgeError, match="gumlet-bridge journal salvage"), viewing(tmp_path):
-        pass
-    (tmp_path / FILE_NAME).unlink()
-    with sqlite3.connect(tmp_path / FILE_NAME) as newer:
-        newer.execute("PRAGMA user_version = 99")
-    with pytest.raises(UnsupportedJournalVersion, match="format 99"), viewing(tmp_path):
+    (tmp_path / "journal.sqlite").write_bytes(b"not a database, but long enough to be looked at" * 100)
+    with pytest.raises(UnsupportedJournalVersion, match=r"version 0\.1\.0"), open_reader(tmp_path):
         pass

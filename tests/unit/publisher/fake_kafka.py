@@ -64,6 +64,7 @@ class FakeKafka:
         self.most_unconfirmed = 0
         self.producers = 0
         self.open = 0
+        self.flushed: list[bool] = []
 
     def values(self, topic: str) -> list[bytes]:
         """Return the values of a topic's records."""
@@ -78,7 +79,7 @@ class FakeKafka:
         self.open += 1
 
     async def _close(self, *, flush: bool) -> None:
-        del flush
+        self.flushed.append(flush)
         self.open -= 1
         self.unconfirmed.clear()
 

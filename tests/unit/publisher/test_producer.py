@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +29,8 @@ from bridge.telemetry.metrics import Metrics
 from tests.unit.publisher.fake_kafka import FakeKafka, Record, outgoing
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from bridge.publisher.outgoing import DeliveryReport, OutgoingEvent
 
 
@@ -208,3 +212,51 @@ async def test_fault_in_the_encoder_rejects_that_event_alone(kafka: FakeKafka) -
     report = await producer.send([outgoing("a", number) for number in range(3)])
     assert [(each.outgoing.number, each.reason) for each in report.rejected] == [(1, "internal_error")]
     assert kafka.values("a") == [b"0", b"2"]
+
+
+@pytest.mark.parametrize("kafka_responds", [True, False])
+async def test_producer_is_replaced_only_when_kafka_accepts_a_new_connection(
+    kafka: FakeKafka, monkeypatch: pytest.MonkeyPatch, *, kafka_responds: bool
+) -> None:
+    """Beyond the delivery timeout a batch is given up if Kafka responds to others; else the same producer waits."""
+    probes = 0
+
+    @contextlib.asynccontextmanager
+    async def kafka_client(_settings: Any) -> AsyncIterator[None]:
+        nonlocal probes
+        probes += 1
+        if not kafka_responds:
+            raise KafkaConnectionError
+        yield
+
+    monkeypatch.setattr(sending, "kafka_client", kafka_client)
+    kafka.silent.add("a")
+    settings = KafkaSettings(delivery_timeout_seconds=0.02)
+    producer = BatchProducer(settings, Metrics(), block_silent=False)
+    sent = asyncio.create_task(producer.send([outgoing("a", 1)]))
+    async with asyncio.timeout(10):
+        while probes < 3 and not sent.done():  # noqa: ASYNC110 - the producer works on its own
+            await asyncio.sleep(0.005)
+    if kafka_responds:
+        assert numbers((await sent).retry) == [1]
+        assert kafka.open == 0
+    else:
+        assert not sent.done()
+        assert (kafka.producers, kafka.open) == (1, 1)
+        sent.cancel()
+        await asyncio.wait([sent])
+    await producer.close()
+
+
+async def test_closing_in_the_middle_of_a_send_does_not_wait_for_a_confirmation(kafka: FakeKafka) -> None:
+    """A send that is cancelled leaves nothing open behind `close`."""
+    kafka.silent.add("a")
+    producer = BatchProducer(KafkaSettings(), Metrics())
+    sent = asyncio.create_task(producer.send([outgoing("a", 1)]))
+    while not kafka.batches:  # noqa: ASYNC110 - the producer works on its own
+        await asyncio.sleep(0)
+    sent.cancel()
+    await asyncio.wait([sent])
+    await producer.close()
+    assert kafka.open == 0
+    assert kafka.flushed == [False]

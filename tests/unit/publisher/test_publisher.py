@@ -40,7 +40,7 @@ def ready(asset: str = "a1", **fields: Any) -> bytes:
 class Queue:
     """A delivery queue in a list: each delivery is a group of its own."""
 
-    acknowledging = False
+    has_pending_acks = False
 
     def __init__(self) -> None:
         self.groups: list[Group] = []
@@ -79,11 +79,11 @@ class Queue:
         """Remove groups."""
         self.settled = group.last
 
-    async def park(self, group: Group, parked: Sequence[tuple[str, Delivery]]) -> None:
+    async def settle_and_park(self, group: Group, parked: Sequence[tuple[str, Delivery]]) -> None:
         """Keep deliveries of a group."""
         for topic, delivery in parked:
             kept = self.stored.setdefault(topic, [])
-            kept.append(Parked(kept[-1].number + 1 if kept else 1, delivery))
+            kept.append(Parked(topic, kept[-1].number + 1 if kept else 1, delivery))
         self.settled = group.last
 
     async def read_parked(self, topic: str, limit: int) -> list[Parked]:
@@ -318,7 +318,7 @@ async def test_a_backlog_yields_to_requests(kafka: FakeKafka, monkeypatch: pytes
     delivery = Delivery(RECEIVED_MS, "default", ready())
     chunk = [delivery] * prefetcher.NORMALIZE_CHUNK_EVENTS
     queue.groups = [Group(n, n, RECEIVED_MS, 1, 0, chunk) for n in range(1, prefetcher.YIELD_BACKLOG_EVENTS + 2)]
-    queue.acknowledging = True
+    queue.has_pending_acks = True
     monkeypatch.setattr(prefetcher.asyncio, "sleep", sleep)  # type: ignore[attr-defined]
     async with running(queue):
         while len(pauses) < 4:

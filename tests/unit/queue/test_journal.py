@@ -1,12 +1,13 @@
-"""The journal alone: what it promises, on a real file, with the faults that a disk can have."""
+"""The journal: group commit, order, capacity, parking, and recovery from disk faults and damage."""
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import sqlite3
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,13 @@ import pytest
 from bridge.config.sections import JournalSettings, QueueSettings
 from bridge.errors import BridgeError, DeliveryRejected, JournalLocked, UnsupportedJournalVersion
 from bridge.event import Delivery
-from bridge.queue import journal, journal_disk, journal_file
-from bridge.queue.interface import Group, Parked
+from bridge.queue import group_commit, journal
+from bridge.queue.files import Files
+from bridge.queue.frame import HEADER_BYTES, encode_deliveries
+from bridge.queue.interface import Group
 from bridge.queue.journal import Journal
-from bridge.queue.journal_file import FILE_NAME, FORMAT, JournalFile, pack
 from bridge.telemetry.metrics import Metrics
+from tests.support.journal import UnsyncedFiles, flip, segments
 
 
 def settings(directory: Path, **changes: int) -> JournalSettings:
@@ -63,7 +66,7 @@ async def test_what_was_appended_is_read_in_order(tmp_path: Path) -> None:
 
 
 async def test_a_burst_is_one_commit(tmp_path: Path) -> None:
-    """What arrives in one turn of the loop is one row: one sync acknowledges all of it."""
+    """Deliveries that arrive in one turn of the loop are one frame: one sync acknowledges all of them."""
     async with Journal.open(settings(tmp_path), Metrics()) as opened:
         await asyncio.gather(*(opened.append(delivery(number)) for number in range(50)))
         assert [len(group.deliveries) for group in await read(opened, 50)] == [50]
@@ -86,7 +89,9 @@ async def test_depth_bytes_and_age_are_known_after_a_restart(tmp_path: Path) -> 
     await fill(tmp_path, 5)
     async with Journal.open(settings(tmp_path), Metrics()) as opened:
         assert opened.depth == 5
-        assert opened.size_bytes == sum(len(pack([delivery(number)])) for number in range(5))
+        assert opened.size_bytes == sum(
+            HEADER_BYTES + len(encode_deliveries([delivery(number)])) for number in range(5)
+        )
         assert opened.oldest_pending_ms == delivery(0).received_ms
         groups = await read(opened, 5)
         opened.settle(groups[1])
@@ -101,7 +106,6 @@ async def test_a_reader_that_is_behind_reads_from_disk_and_catches_up(
 ) -> None:
     """What does not fit in memory for the reader comes from the file, in the same order, without a gap."""
     monkeypatch.setattr(journal, "TAIL_BYTES", 300)
-    monkeypatch.setattr(journal_disk, "READ_BYTES", 100)
     async with Journal.open(settings(tmp_path), Metrics()) as opened:
         for number in range(40):
             await opened.append(delivery(number))
@@ -110,27 +114,6 @@ async def test_a_reader_that_is_behind_reads_from_disk_and_catches_up(
             await opened.append(delivery(number))
         groups += await read(opened, 20)
         assert numbers(groups) == list(range(60))
-
-
-async def test_settled_rows_leave_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Settled rows are removed with the next append, or soon without one."""
-    monkeypatch.setattr(journal, "TRIM_SECONDS", 0.01)
-    async with Journal.open(settings(tmp_path), Metrics()) as opened:
-        for number in range(3):
-            await opened.append(delivery(number))
-        groups = await read(opened, 3)
-        opened.settle(groups[1])
-        await opened.append(delivery(3))
-        with sqlite3.connect(tmp_path / FILE_NAME) as file:
-            assert [row[0] for row in file.execute("SELECT last FROM groups")] == [3, 4]
-            opened.settle(groups[2])
-            deadline = time.monotonic() + 10
-            left = 2
-            while left > 1 and time.monotonic() < deadline:
-                await asyncio.sleep(0.01)
-                (left,) = file.execute("SELECT count(*) FROM groups").fetchone()
-            assert [row[0] for row in file.execute("SELECT last FROM groups")] == [4]
-        file.close()
 
 
 async def test_a_full_journal_refuses_and_takes_again_when_there_is_room(tmp_path: Path) -> None:
@@ -173,111 +156,12 @@ async def test_too_little_free_disk_refuses(tmp_path: Path) -> None:
         assert told.reason == "disk_full"
 
 
-async def test_a_failing_disk_refuses_and_recovers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A commit that fails is a refusal, never a 200; when the disk works again so does the journal."""
-    real = JournalFile.append
-    broken = True
-
-    def append(self: JournalFile, group: Group, packed: bytes, trimmed: int) -> None:
-        if broken:
-            raise sqlite3.OperationalError("disk I/O error")
-        real(self, group, packed, trimmed)
-
-    monkeypatch.setattr(JournalFile, "append", append)
-    async with Journal.open(settings(tmp_path), Metrics()) as opened:
-        with pytest.raises(DeliveryRejected) as refusal:
-            await opened.append(delivery(0))
-        assert refusal.value.reason == "journal_unavailable"
-        assert opened.check_capacity(0) is not None
-        broken = False
-        await opened.append(delivery(1))
-        assert opened.check_capacity(0) is None
-        assert numbers(await read(opened, 1)) == [1]
-
-
-async def test_a_commit_that_failed_and_reached_the_disk_is_published_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A row whose commit was reported as failed is a repeat at worst: it is read, and nothing collides with it."""
-    real = JournalFile.append
-    ambiguous = True
-
-    def append(self: JournalFile, group: Group, packed: bytes, trimmed: int) -> None:
-        real(self, group, packed, trimmed)
-        if ambiguous:
-            raise sqlite3.OperationalError("disk I/O error")
-
-    monkeypatch.setattr(JournalFile, "append", append)
-    async with Journal.open(settings(tmp_path), Metrics()) as opened:
-        with pytest.raises(DeliveryRejected):
-            await asyncio.gather(*(opened.append(delivery(number)) for number in range(3)))
-        ambiguous = False
-        await opened.append(delivery(3))
-        await opened.append(delivery(4))
-        assert numbers(await read(opened, 5)) == [0, 1, 2, 3, 4]
-        assert opened.depth == 5
-
-
-def damage(path: Path, at: int, count: int = 1) -> None:
-    """Flip bytes of a file."""
-    content = bytearray(path.read_bytes())
-    for offset in range(at, at + count):
-        content[offset] ^= 0xFF
-    path.write_bytes(content)
-
-
-async def test_a_file_damaged_before_the_start_is_set_aside(tmp_path: Path) -> None:
-    """A file that SQLite cannot open is renamed with the time, kept, counted, and the journal begins anew."""
-    await fill(tmp_path, 3)
-    damage(tmp_path / FILE_NAME, 0, 100)
-    before = (tmp_path / FILE_NAME).read_bytes()
-    metrics = Metrics()
-    async with Journal.open(settings(tmp_path), metrics) as opened:
-        assert opened.depth == 0
-        await opened.append(delivery(9))
-        assert numbers(await read(opened, 1)) == [9]
-    (aside,) = tmp_path.glob(f"{FILE_NAME}.damaged-*")
-    assert aside.read_bytes() == before
-    assert metrics.registry.get_sample_value("bridge_journal_corruptions_total") == 1
-
-
-async def test_a_flipped_bit_in_a_delivery_is_noticed(tmp_path: Path) -> None:
-    """SQLite does not notice a changed value; the checksum does, and the file is set aside with all it holds."""
-    await fill(tmp_path, 3)
-    path = tmp_path / FILE_NAME
-    damage(path, path.read_bytes().index(b"1..................."))
-    async with Journal.open(settings(tmp_path), Metrics()) as opened:
-        assert opened.depth == 3
-        reading = asyncio.create_task(opened.read())
-        while not list(tmp_path.glob(f"{FILE_NAME}.damaged-*")):  # noqa: ASYNC110 - a file signals nothing
-            await asyncio.sleep(0.01)
-        await opened.append(delivery(7))
-        assert numbers(await reading) == [7]
-        assert opened.depth == 1
-
-
-async def test_an_older_format_is_upgraded_and_a_newer_one_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A file of an older version is read by a newer one; the older version then refuses it by name."""
-    await fill(tmp_path, 2)
-    with monkeypatch.context() as newer:
-        newer.setattr(journal_file, "FORMAT", FORMAT + 1)
-        newer.setattr(journal_file, "_UPGRADES", (*journal_file._UPGRADES, "CREATE TABLE more (something);"))
-        async with Journal.open(settings(tmp_path), Metrics()) as opened:
-            assert numbers(await read(opened, 2)) == [0, 1]
-    with pytest.raises(UnsupportedJournalVersion, match=f"format {FORMAT + 1}"):
-        async with Journal.open(settings(tmp_path), Metrics()):
-            pass
-    assert not list(tmp_path.glob("*.damaged-*"))
-
-
 async def test_a_second_process_is_refused_by_name(tmp_path: Path) -> None:
     """The directory has one holder; another process learns who that is."""
     async with Journal.open(settings(tmp_path), Metrics()):
         script = (
-            "import pathlib, sys; from bridge.queue.journal_file import lock\n"
-            "with lock(pathlib.Path(sys.argv[1])): print('got it')"
+            "import pathlib, sys; from bridge.queue.directory import lock_directory\n"
+            "with lock_directory(pathlib.Path(sys.argv[1])): print('got it')"
         )
         other = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=False)
         assert "JournalLocked" in other.stderr
@@ -299,7 +183,7 @@ async def test_parked_deliveries_stay_while_the_others_leave(tmp_path: Path) -> 
     async with Journal.open(settings(tmp_path), Metrics()) as opened:
         await asyncio.gather(*(opened.append(delivery(number)) for number in range(4)))
         (group,) = await read(opened, 4)
-        await opened.park(group, [("t", delivery(1)), ("t", delivery(3)), ("u", delivery(2))])
+        await opened.settle_and_park(group, [("t", delivery(1)), ("t", delivery(3)), ("u", delivery(2))])
         assert (opened.depth, opened.parked) == (3, {"t": 2, "u": 1})
     async with Journal.open(settings(tmp_path), Metrics()) as opened:
         assert (opened.depth, opened.parked) == (3, {"t": 2, "u": 1})
@@ -308,27 +192,6 @@ async def test_parked_deliveries_stay_while_the_others_leave(tmp_path: Path) -> 
         assert [each.delivery for each in parked] == [delivery(1), delivery(3)]
         await opened.unpark(parked)
         assert (opened.depth, opened.parked) == (1, {"u": 1})
-
-
-async def test_a_backlogs_space_goes_back_to_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once a backlog is published its file shrinks to what is kept for the next."""
-    monkeypatch.setattr(journal, "TRIM_SECONDS", 0.01)
-    monkeypatch.setattr(journal_disk, "KEEP_FREE_BYTES", 100_000)
-    async with Journal.open(settings(tmp_path), Metrics()) as opened:
-        for number in range(20):
-            await opened.append(delivery(number, size=500_000))
-        groups = await read(opened, 20)
-        path = tmp_path / FILE_NAME
-        opened.settle(groups[-1])
-        deadline = time.monotonic() + 30
-        pages = 1 << 30
-        with sqlite3.connect(path) as file:
-            while pages > 100 and time.monotonic() < deadline:
-                await asyncio.sleep(0.05)
-                (pages,) = file.execute("PRAGMA page_count").fetchone()
-        file.close()
-        assert pages <= 100
-    assert path.stat().st_size <= 100 * 4096
 
 
 async def test_what_waits_is_committed_when_the_journal_closes(tmp_path: Path) -> None:
@@ -340,39 +203,233 @@ async def test_what_waits_is_committed_when_the_journal_closes(tmp_path: Path) -
         assert opened.depth == 10
 
 
-async def test_a_damaged_parked_delivery_sets_the_file_aside(tmp_path: Path) -> None:
-    """What is parked and cannot be decoded is no reason to end: the file is set aside, and the journal goes on."""
-    async with Journal.open(settings(tmp_path), Metrics()) as opened:
-        await asyncio.gather(*(opened.append(delivery(number)) for number in range(2)))
-        (group,) = await read(opened, 2)
-        await opened.park(group, [("t", delivery(0))])
-    with sqlite3.connect(tmp_path / FILE_NAME) as file:
-        file.execute("UPDATE parked SET delivery = x'c1'")
-    file.close()
-    async with Journal.open(settings(tmp_path), Metrics()) as opened:
-        assert await opened.read_parked("t", 10) == []
-        assert (opened.depth, opened.parked) == (0, {})
-        assert list(tmp_path.glob(f"{FILE_NAME}.damaged-*"))
+class FaultyFiles(UnsyncedFiles):
+    """Calls `fault` before each write, sync or read; it may raise."""
+
+    def __init__(self) -> None:
+        self.fault: Callable[[str], None] = lambda _: None
+
+    def pwrite(self, descriptor: int, data: bytes, offset: int) -> None:
+        """Write, unless the fault raises."""
+        self.fault("write")
+        super().pwrite(descriptor, data, offset)
+
+    def fsync(self, descriptor: int) -> None:
+        """Sync, unless the fault raises."""
+        self.fault("sync")
+        super().fsync(descriptor)
+
+    def pread(self, descriptor: int, size: int, offset: int) -> bytes:
+        """Read, unless the fault raises."""
+        self.fault("read")
+        return super().pread(descriptor, size, offset)
+
+
+def failing(*kinds: str, times: int = 1 << 60, number: int = errno.EIO) -> Callable[[str], None]:
+    """Return a fault of a disk that fails so many times."""
+
+    def fault(kind: str) -> None:
+        nonlocal times
+        if kind in kinds and times > 0:
+            times -= 1
+            raise OSError(number, "the disk fails")
+
+    return fault
+
+
+def value(metrics: Metrics, name: str) -> float | None:
+    """Return the value of a sample."""
+    return metrics.registry.get_sample_value(f"bridge_journal_{name}")
+
+
+@pytest.mark.parametrize("kind", ["write", "sync"])
+async def test_a_failed_commit_rejects_and_the_next_one_recovers(tmp_path: Path, kind: str) -> None:
+    """A commit that fails is never acknowledged nor read; the next one is in a new segment, which is counted."""
+    files, metrics = FaultyFiles(), Metrics()
+    async with Journal.open(settings(tmp_path), metrics, files=files) as opened:
+        await opened.append(delivery(0))
+        files.fault = failing(kind)
+        with pytest.raises(DeliveryRejected) as rejected:
+            await opened.append(delivery(1))
+        assert rejected.value.reason == "journal_unavailable"
+        assert opened.check_capacity(0) is not None
+        files.fault = lambda _: None
+        await opened.append(delivery(2))
+        assert opened.check_capacity(0) is None
+        assert numbers(await read(opened, 2)) == [0, 2]
+        assert value(metrics, "abandoned_segments_total") == 1
+    async with Journal.open(settings(tmp_path), metrics) as opened:
+        assert numbers(await read(opened, 2)) == [0, 2]
+        assert value(metrics, "lost_deliveries_total") == 0
+
+
+async def test_an_idle_journal_recovers_without_a_delivery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A journal that is not ready gets no deliveries: it tries the disk again by itself."""
+    monkeypatch.setattr(group_commit, "HOUSEKEEPING_SECONDS", 0.01)
+    files = FaultyFiles()
+    async with Journal.open(settings(tmp_path), Metrics(), files=files) as opened:
+        files.fault = failing("sync", times=3)
+        with pytest.raises(DeliveryRejected):
+            await opened.append(delivery(0))
+        async with asyncio.timeout(10):
+            while opened.check_capacity(0) is not None:  # noqa: ASYNC110 - the disk signals nothing
+                await asyncio.sleep(0.01)
+
+
+async def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    """The rejection says that the disk is full, not only that the journal is unavailable."""
+    files = FaultyFiles()
+    async with Journal.open(settings(tmp_path), Metrics(), files=files) as opened:
+        files.fault = failing("write", number=errno.ENOSPC)
+        with pytest.raises(DeliveryRejected) as rejected:
+            await opened.append(delivery(0))
+        assert rejected.value.reason == "disk_full"
+
+
+async def test_an_exception_in_the_writer_thread_ends_the_journal(tmp_path: Path) -> None:
+    """Without its writer no delivery can be acknowledged: the pending ones are rejected, and the block is left."""
+    files = FaultyFiles()
+
+    def broken(_: str) -> None:
+        raise ZeroDivisionError
+
+    ended: list[asyncio.Future[None]] = []
+
+    async def run() -> None:
+        async with Journal.open(settings(tmp_path), Metrics(), files=files) as opened:
+            files.fault = broken
+            ended.append(opened.append(delivery(0)))
+            await asyncio.sleep(10)
+
+    with pytest.raises(ExceptionGroup) as raised:
+        await run()
+    assert raised.group_contains(RuntimeError, match="writer thread ended")
+    assert isinstance(ended[0].exception(), DeliveryRejected)
+
+
+async def test_damage_costs_its_own_group_and_is_counted(tmp_path: Path) -> None:
+    """The other deliveries are read, the loss and the quarantined bytes are counted, the depth is right."""
+    await fill(tmp_path, 5)
+    (segment,) = segments(tmp_path)
+    flip(segment, segment.read_bytes().index(b"2...."))
+    metrics = Metrics()
+    async with Journal.open(settings(tmp_path), metrics) as opened:
+        groups = await read(opened, 4)
+        assert numbers(groups) == [0, 1, 3, 4]
+        assert (value(metrics, "lost_deliveries_total"), value(metrics, "corruptions_total")) == (1, 1)
+        copies = list((tmp_path / "quarantine").iterdir())
+        assert value(metrics, "quarantined_bytes_total") == sum(copy.stat().st_size for copy in copies)
+        opened.settle(groups[-1])
+        assert (opened.depth, opened.size_bytes) == (0, 0)
+
+
+async def test_damage_to_the_last_delivery_leaves_nothing_pending(tmp_path: Path) -> None:
+    """When everything that was left is lost, the journal is empty, and takes deliveries."""
+    await fill(tmp_path, 1)
+    (segment,) = segments(tmp_path)
+    flip(segment, segment.read_bytes().index(b"0...."))
+    metrics = Metrics()
+    async with Journal.open(settings(tmp_path), metrics) as opened:
+        assert opened.depth == 1
+        reading = asyncio.create_task(opened.read())
+        async with asyncio.timeout(10):
+            while opened.depth:  # noqa: ASYNC110 - the reader signals nothing
+                await asyncio.sleep(0.01)
+        assert value(metrics, "lost_deliveries_total") == 1
         await opened.append(delivery(7))
-        assert numbers(await read(opened, 1)) == [7]
+        assert numbers(await reading) == [7]
 
 
-async def test_parked_deliveries_that_cannot_be_read_now_are_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A disk that fails while a topic is mended does not make its deliveries look published: they are read again."""
-    monkeypatch.setattr(journal_disk, "RETRY_SECONDS", 0.01)
-    real = JournalFile.parked
-    failures = iter([sqlite3.OperationalError("disk I/O error"), OSError("read-only")])
+async def test_a_disk_that_cannot_be_read_now_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading is tried again: for the pending deliveries and for the parked ones."""
+    monkeypatch.setattr(journal, "RETRY_SECONDS", 0.01)
+    await fill(tmp_path, 3)
+    files, metrics = FaultyFiles(), Metrics()
+    async with Journal.open(settings(tmp_path), metrics, files=files) as opened:
+        files.fault = failing("read", times=3)
+        groups = await read(opened, 3)
+        assert numbers(groups) == [0, 1, 2]
+        await opened.settle_and_park(groups[-1], [("t", delivery(1))])
+        files.fault = failing("read", times=3)
+        assert [each.delivery for each in await opened.read_parked("t", 10)] == [delivery(1)]
+        assert value(metrics, "lost_deliveries_total") == 0
 
-    def parked(self: JournalFile, topic: str, limit: int) -> list[Parked]:
-        for failure in failures:
-            raise failure
-        return real(self, topic, limit)
 
-    monkeypatch.setattr(JournalFile, "parked", parked)
-    async with Journal.open(settings(tmp_path), Metrics()) as opened:
+async def test_blocks_that_stay_unreadable_count_as_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bad sector does not stop the publisher for good: after some attempts the rest is published."""
+    monkeypatch.setattr(journal, "RETRY_SECONDS", 0.01)
+    await fill(tmp_path, 3)
+    files, metrics = FaultyFiles(), Metrics()
+    async with Journal.open(settings(tmp_path), metrics, files=files) as opened:
+        files.fault = failing("read")
+        reading = asyncio.create_task(opened.read())
+        async with asyncio.timeout(10):
+            while opened.depth:  # noqa: ASYNC110 - the reader signals nothing
+                await asyncio.sleep(0.01)
+        assert value(metrics, "lost_deliveries_total") == 3
+        files.fault = lambda _: None
+        await opened.append(delivery(7))
+        assert numbers(await reading) == [7]
+
+
+async def test_parking_comes_before_settling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a parked delivery is not on disk its group is not settled: parking is tried again."""
+    monkeypatch.setattr(journal, "RETRY_SECONDS", 0.01)
+    files = FaultyFiles()
+    async with Journal.open(settings(tmp_path), Metrics(), files=files) as opened:
         await opened.append(delivery(0))
         (group,) = await read(opened, 1)
-        await opened.park(group, [("t", group.deliveries[0])])
-        assert [each.delivery for each in await opened.read_parked("t", 10)] == [delivery(0)]
+        files.fault = failing("sync")
+        parking = asyncio.create_task(opened.settle_and_park(group, [("t", delivery(0))]))
+        await asyncio.sleep(0.05)
+        assert (opened.depth, opened.parked) == (1, {})
+        files.fault = lambda _: None
+        await parking
+        assert (opened.depth, opened.parked) == (1, {"t": 1})
+
+
+async def test_parked_deliveries_unpark_in_any_order(tmp_path: Path) -> None:
+    """A delivery that is unparked before an older one does not return, and the older one stays first."""
+    async with Journal.open(settings(tmp_path), Metrics()) as opened:
+        await asyncio.gather(*(opened.append(delivery(number)) for number in range(4)))
+        (group,) = await read(opened, 4)
+        await opened.settle_and_park(group, [("a/../b", delivery(number)) for number in range(4)])
+        parked = await opened.read_parked("a/../b", 3)
+        oldest = opened.oldest_pending_ms
+        assert oldest == delivery(0).received_ms
+        await opened.unpark([parked[1]])
+        again = await opened.read_parked("a/../b", 10)
+        assert [each.delivery for each in again] == [delivery(0), delivery(2), delivery(3)]
+        await opened.unpark(again)
+        assert (opened.depth, opened.size_bytes, opened.parked) == (0, 0, {})
+        assert opened.oldest_pending_ms is None
+    async with Journal.open(settings(tmp_path), Metrics()) as opened:
+        assert (opened.depth, await opened.read_parked("a/../b", 10)) == (0, [])
+    assert [path.name for path in (tmp_path / "parked").iterdir()] == ["a%2F..%2Fb"]
+
+
+async def test_a_journal_of_version_0_1_0_with_deliveries_is_refused(tmp_path: Path) -> None:
+    """It is named with what to do and exit code 78; an empty one is ignored."""
+    with sqlite3.connect(tmp_path / "journal.sqlite") as legacy:
+        legacy.execute("CREATE TABLE groups (last INTEGER PRIMARY KEY)")
+        legacy.execute("CREATE TABLE parked (number INTEGER PRIMARY KEY)")
+        legacy.execute("INSERT INTO groups VALUES (5)")
+    with pytest.raises(UnsupportedJournalVersion, match=r"drain it with version 0\.1\.0") as refused:
+        async with Journal.open(settings(tmp_path), Metrics()):
+            pass
+    assert refused.value.exit_code == 78
+    with sqlite3.connect(tmp_path / "journal.sqlite") as legacy:
+        legacy.execute("DELETE FROM groups")
+    legacy.close()
+    async with Journal.open(settings(tmp_path), Metrics()) as opened:
+        await opened.append(delivery(0))
+
+
+async def test_the_directory_belongs_to_this_user_only_unless_it_exists(tmp_path: Path) -> None:
+    """A directory that an administrator has made keeps its mode."""
+    async with Journal.open(settings(tmp_path / "new"), Metrics()):
+        assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
+        assert {path.stat().st_mode & 0o777 for path in (tmp_path / "new").iterdir()} == {0o600}
+    (tmp_path / "existing").mkdir(0o750)
+    async with Journal.open(settings(tmp_path / "existing"), Metrics(), files=Files()):
+        assert (tmp_path / "existing").stat().st_mode & 0o777 == 0o750

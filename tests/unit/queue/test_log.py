@@ -13,19 +13,10 @@ from bridge.queue.files import Files
 from bridge.queue.frame import HEADER_BYTES, PREAMBLE_BYTES, State, encode_deliveries
 from bridge.queue.interface import Group
 from bridge.queue.log import Log
-from bridge.queue.log_reader import Damage
+from bridge.queue.segment import Damage
+from tests.support.journal import UnsyncedFiles, flip
 
 SEGMENT_BYTES = 64 * 1024
-
-
-class UnsyncedFiles(Files):
-    """Files without waiting for the disk, for tests that do not observe it."""
-
-    def fsync(self, descriptor: int) -> None:
-        """Do nothing."""
-
-    def fsync_directory(self, path: Path) -> None:
-        """Do nothing."""
 
 
 class Opened:
@@ -82,13 +73,6 @@ class Opened:
     def copies(self) -> dict[str, bytes]:
         """Return the quarantined files."""
         return {path.name: path.read_bytes() for path in self.quarantine.glob("*")}
-
-
-def flip(path: Path, offset: int, bit: int = 1) -> None:
-    """Flip a bit of a file."""
-    content = bytearray(path.read_bytes())
-    content[offset] ^= bit
-    path.write_bytes(content)
 
 
 def test_deliveries_are_read_in_order_across_segments_and_reopening(tmp_path: Path) -> None:
@@ -375,7 +359,7 @@ def test_files_belong_to_this_user_only(tmp_path: Path) -> None:
 
 
 def test_restarts_leave_no_reserved_space_behind(tmp_path: Path) -> None:
-    """A segment that a restart completes is cut to its frames, so that restarts during an outage do not fill the disk."""
+    """A segment completed by a restart is cut to its frames: restarts during an outage do not fill the disk."""
     for number in range(5):
         opened = Opened(tmp_path)
         opened.append(1, size=10)

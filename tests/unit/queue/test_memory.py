@@ -97,7 +97,7 @@ async def test_deliveries_of_a_blocked_topic_are_rejected_and_the_others_acknowl
     async with MemoryQueue.open(QueueSettings(), 10) as queue:
         futures = [queue.append(delivery()) for _ in range(5)]
         (group,) = await queue.read()
-        await queue.park(group, [("a", group.deliveries[1]), ("b", group.deliveries[3])])
+        await queue.settle_and_park(group, [("a", group.deliveries[1]), ("b", group.deliveries[3])])
         rejected = [future.exception() for future in futures]
         assert [str(error) if error else None for error in rejected] == [
             None,
