@@ -11,7 +11,7 @@ NOWHERE = "127.0.0.1:9"
 
 
 def test_ready_without_kafka_with_ack_journal(tmp_path: Path) -> None:
-    """An unreachable Kafka takes no replica out of service: deliveries are kept on disk."""
+    """A replica stays ready while Kafka is unreachable: deliveries are kept on disk."""
     with Daemon(tmp_path, NOWHERE) as daemon:
         assert request(daemon.admin, "GET", "/readyz").status == 200
 
