@@ -71,7 +71,7 @@ class Connection(asyncio.Protocol):
         self.input_ended = False
 
     def start_tls(self, accepted: socket.socket, context: SSLContext) -> None:
-        """Acquire a place for an accepted socket, then run the TLS handshake, which is thereby limited too."""
+        """Acquire a place for an accepted socket, then run the TLS handshake, so that handshakes are limited too."""
         with contextlib.suppress(OSError):
             self._acquire(accepted.getpeername())
         self._handshake = self._endpoint.tasks.create_task(self._run_handshake(accepted, context))

@@ -1,4 +1,4 @@
-"""Seeded malformed requests and bodies: the same seed gives the same corpus."""
+"""Seeded requests that no honest sender makes, and bodies that none would write: the same seed, the same corpus."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tests.support.daemon import TOKEN, Daemon
 
 GOOD = b'{"type":"video.status.created","asset_id":"5fd088e0a47da8246f1fb756","status":"queued"}'
 PACKED = (gzip.compress(b"\0" * 3_000_000, 1), gzip.compress(GOOD)[:-4], b"no gzip", gzip.compress(GOOD))
-"""gzip: a bomb, a truncated one, an invalid one, a valid one."""
+"""A decompression bomb, a truncated body, an invalid one, and a valid one."""
 
 
 class Fuzzed(NamedTuple):
-    """A request as bytes; `close`: its sender closes after the response; `cut`: it half-closes without sending the rest.
+    """A request as bytes; `close`: its sender closes after the answer; `cut`: it ends its side without the rest.
 
     `body` is what a 200 to it means is safe; None where that is not for this module to say.
     """
@@ -173,7 +173,7 @@ class Sender:
         self._connection: socket.socket | None = None
 
     def send(self, data: bytes, *, close: bool, cut: bool = False) -> int | None:
-        """Send a request and return the status of its response, None without a response."""
+        """Send a request and return the status of the response, or None."""
         if self._connection is None:
             self._connection = socket.create_connection(self._address, timeout=30)
         answer = b""

@@ -1,4 +1,4 @@
-"""Graceful shutdown: of one of two replicas on one port under load, and of connections not yet accepted."""
+"""Graceful shutdown: two replicas share a port, one is terminated under load."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from bridge.contract.schemas import Contract
 from tests.support.brokers import Broker
 from tests.support.daemon import TOKEN, Daemon, Load, wait_for
-from tests.support.delivery_checker import judge, kept, read_all
+from tests.support.delivery_checker import assert_no_loss, read_all, verify_delivery
 
 
 def deliveries(daemon: Daemon) -> float:
@@ -17,8 +17,8 @@ def deliveries(daemon: Daemon) -> float:
     return daemon.metric('bridge_http_requests_total{source="default",status="200"}')
 
 
-async def test_one_of_two_replicas_stops_under_load(broker: Broker, tmp_path: Path, prefix: str) -> None:
-    """No event is lost, no connection reset, no request rejected: one replica drains, the other serves."""
+async def test_one_of_two_leaves_under_load(broker: Broker, tmp_path: Path, prefix: str) -> None:
+    """No delivery is lost, no connection reset and no request rejected: one replica drains, the other takes over."""
     settings: dict[str, object] = {"reuse_port": True}
     homes = [tmp_path / "first", tmp_path / "second"]
     for home in homes:
@@ -39,15 +39,13 @@ async def test_one_of_two_replicas_stops_under_load(broker: Broker, tmp_path: Pa
             assert report["connection_errors"] == 0
             names = [topic.name for topic in Contract.load(prefix).topics.values()]
             records = await read_all(broker.bootstrap_servers, names)
-            verdict = judge(load.acknowledged(), records)
+            verdict = verify_delivery(load.acknowledged(), records)
             # Two replicas keep an asset's order only where its events come through the same one.
-            kept(verdict._replace(disordered=[]))
+            assert_no_loss(verdict._replace(disordered=[]))
             assert verdict.acknowledged == verdict.published == 12000
 
 
-def test_connection_in_the_accept_queue_is_served_during_shutdown(
-    embedded_broker: Broker, tmp_path: Path, prefix: str
-) -> None:
+def test_a_connection_that_waits_to_be_accepted_is_served(embedded_broker: Broker, tmp_path: Path, prefix: str) -> None:
     """Connections made just before the stop, their requests sent just after, all get their 200 and a close."""
     body = b'{"type": "video.status.created", "asset_id": "a"}'
     head = (

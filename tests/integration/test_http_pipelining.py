@@ -31,7 +31,7 @@ def whole(body: bytes = BODY, token: str = TOKEN, path: str = "/webhooks/gumlet"
 
 
 class Sender:
-    """A raw connection: sends bytes, and reads responses one by one."""
+    """A connection that sends raw bytes and reads the responses one by one."""
 
     def __init__(self, daemon: Daemon) -> None:
         address = urlsplit(daemon.public)
@@ -46,7 +46,7 @@ class Sender:
             time.sleep(0.05)
 
     def answer(self) -> tuple[int, dict[str, str]]:
-        """Read one response: its status and its headers."""
+        """Read one answer: its status and its headers."""
         status = int(self._file.readline().split()[1])
         headers = {}
         while line := self._file.readline().decode().strip():
@@ -56,12 +56,12 @@ class Sender:
         return status, headers
 
     def deliver(self) -> int:
-        """Send a delivery and return the status of its response."""
+        """Send a delivery and return the status of its answer."""
         self.send(whole())
         return self.answer()[0]
 
     def closed(self) -> bool:
-        """Return whether the server has closed the connection."""
+        """Return whether the other side has closed the connection."""
         return self._file.read(1) == b""
 
 
@@ -75,14 +75,14 @@ def connected(daemon: Daemon) -> Iterator[Sender]:
 
 @pytest.fixture(scope="module")
 def daemon(embedded_broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """Run one daemon for the tests that do not change it."""
+    """Run one daemon for the tests that only ask."""
     directory = tmp_path_factory.mktemp("daemon")
     settings = {"topics_provision": "create", "max_body_bytes": 50_000}
     with Daemon(directory, embedded_broker.bootstrap_servers, "pieces.", **settings) as running:
         yield running
 
 
-def test_connection_stays_open_between_deliveries(daemon: Daemon) -> None:
+def test_one_connection_takes_many_deliveries(daemon: Daemon) -> None:
     """A connection stays open between deliveries, whether they come in one piece or in two."""
     head, body = whole().split(b"\r\n\r\n")
     with connected(daemon) as sender:
@@ -96,7 +96,7 @@ def test_connection_stays_open_between_deliveries(daemon: Daemon) -> None:
                 assert headers.get("connection") != "close"
 
 
-def test_responses_are_in_the_order_of_the_requests(daemon: Daemon) -> None:
+def test_answers_are_in_the_order_of_the_requests(daemon: Daemon) -> None:
     """Requests sent without waiting for responses are answered in order; a rejection is the last response."""
     requests = [whole(), whole(path="/webhooks/gumlet/films"), whole(), whole(token="wrong"), whole()]
     for pieces in ([b"".join(requests)], requests):
@@ -123,8 +123,8 @@ async def test_each_delivery_is_published_once(embedded_broker: Broker, tmp_path
     assert [json.loads(record.value)["progress_percent"] for record in records] == list(range(100))
 
 
-def test_rejection_does_not_overtake_a_pending_response(tmp_path: Path) -> None:
-    """A rejection that needs no waiting is sent after the response to the delivery before it, which waits for Kafka."""
+def test_what_comes_before_the_answer_does_not_overtake(tmp_path: Path) -> None:
+    """A refusal that could be given at once waits for the answer to the delivery before it, which waits for Kafka."""
     with Daemon(tmp_path, NOWHERE, "overtake.", ack="kafka", ack_timeout_seconds=1) as running:
         with connected(running) as sender:
             sender.send(whole(), whole(token="wrong"))
@@ -137,8 +137,8 @@ def test_rejection_does_not_overtake_a_pending_response(tmp_path: Path) -> None:
         assert running.metric('bridge_http_requests_total{source="default",status="503"}') == 1
 
 
-def test_reading_continues_after_a_request_without_a_body(tmp_path: Path) -> None:
-    """Three requests sent before the first response, the second with an empty body, get three responses."""
+def test_reading_goes_on_after_a_request_without_a_body(tmp_path: Path) -> None:
+    """Three requests, each sent before the last has its answer, the second one empty: three answers."""
     with (
         Daemon(tmp_path, NOWHERE, "empty.", ack="kafka", ack_timeout_seconds=1) as running,
         connected(running) as sender,
@@ -147,8 +147,8 @@ def test_reading_continues_after_a_request_without_a_body(tmp_path: Path) -> Non
         assert [sender.answer()[0] for _ in range(3)] == [503] * 3
 
 
-def test_connection_with_a_pending_response_is_not_idle(tmp_path: Path) -> None:
-    """A response that takes longer than the keep-alive timeout is sent; after it the idle connection is closed."""
+def test_a_connection_that_waits_for_its_answer_is_not_idle(tmp_path: Path) -> None:
+    """An answer that takes longer than idle connections may last still comes; an idle connection is closed."""
     settings = {"ack": "kafka", "ack_timeout_seconds": 4, "keepalive_timeout_seconds": 1}
     with Daemon(tmp_path, NOWHERE, "idle.", **settings) as running, connected(running) as sender:
         sender.send(whole())
@@ -156,8 +156,8 @@ def test_connection_with_a_pending_response_is_not_idle(tmp_path: Path) -> None:
         assert sender.closed()
 
 
-def test_missing_journal_directory_gets_503(tmp_path: Path) -> None:
-    """Without the journal's directory a delivery gets 503 with Retry-After, and the log has the reason."""
+def test_a_journal_that_is_gone_refuses(tmp_path: Path) -> None:
+    """A journal whose directory is taken away answers 503 with Retry-After, and says why."""
     with Daemon(tmp_path, NOWHERE, "gone.") as running, connected(running) as sender:
         shutil.rmtree(tmp_path / "journal")
         # What is free on the disk is looked up once a second.
@@ -166,7 +166,7 @@ def test_missing_journal_directory_gets_503(tmp_path: Path) -> None:
         assert not running.logged("internal_error")
 
 
-def test_full_journal_gets_503_and_the_connection_stays_open(tmp_path: Path) -> None:
+def test_a_full_journal_refuses_and_the_connection_goes_on(tmp_path: Path) -> None:
     """503 with Retry-After when the journal has no room, on a connection that can be used again."""
     with Daemon(tmp_path, NOWHERE, "full.", journal_max_bytes=2**20) as running, connected(running) as sender:
         answers = []
@@ -179,8 +179,8 @@ def test_full_journal_gets_503_and_the_connection_stays_open(tmp_path: Path) -> 
         assert running.logged("request_rejected")[-1]["reason"] == "journal_full"
 
 
-def test_pending_delivery_gets_a_response_during_shutdown(tmp_path: Path) -> None:
-    """A delivery that waits for its acknowledgement at SIGTERM gets a response, and then the connection closes."""
+def test_a_delivery_that_waits_while_the_bridge_stops_has_its_answer(tmp_path: Path) -> None:
+    """SIGTERM while a delivery waits: its sender gets an answer, and then the end of the connection."""
     with (
         Daemon(tmp_path, NOWHERE, "stop.", ack="kafka", ack_timeout_seconds=5) as running,
         connected(running) as sender,

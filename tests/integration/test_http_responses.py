@@ -1,4 +1,4 @@
-"""The response to each kind of request, from a running daemon."""
+"""What each request gets: every row of the table, from the real daemon."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def raw(daemon: Daemon, *parts: bytes, pause: float = 0.0) -> bytes:
 
 
 def test_a_good_delivery_gets_200(daemon: Daemon) -> None:
-    """A delivery with the token is acknowledged, and says nothing about what runs here."""
+    """A delivery with the token is acknowledged; the response does not disclose the server software."""
     answer = daemon.post(BODY)
     assert answer.status == 200
     assert answer.headers["server"] == "bridge"
@@ -54,19 +54,19 @@ def test_a_good_delivery_gets_200(daemon: Daemon) -> None:
     "path", ["/webhooks/gumlet", "/webhooks/gumlet/production", "/webhooks/gumlet?x=1", "/webhooks/gumlet/"]
 )
 def test_the_paths_that_exist(daemon: Daemon, path: str) -> None:
-    """Both forms of the path accept deliveries, with or without a query or a trailing slash."""
+    """Both forms of the path take deliveries, with or without a query."""
     assert daemon.post(BODY, path).status == 200
 
 
 @pytest.mark.parametrize("body", [b"", b"not json", b"[1, 2]", b'{"type": "video.status.ready"}', b'{"a": 1}', b"\xff"])
-def test_body_that_no_retry_would_fix_gets_200(daemon: Daemon, body: bytes) -> None:
+def test_a_body_that_no_retry_could_mend_gets_200(daemon: Daemon, body: bytes) -> None:
     """What is not JSON, not an object or breaks its schema is accepted: it goes to a topic, not back to Gumlet."""
     assert daemon.post(body).status == 200
 
 
 @pytest.mark.parametrize("token", [None, "", "wrong", TOKEN + "x", TOKEN[:-1], "x" * 5000])
 def test_a_wrong_token_gets_401(daemon: Daemon, token: str | None) -> None:
-    """Without a valid token nothing is stored; the rejection is counted, and logged without the token."""
+    """Without one of the tokens nothing is stored, and the refusal is counted and logged without the token."""
     before = daemon.status()["journal"], daemon.metric('bridge_http_requests_total{source="default",status="200"}')
     assert daemon.post(BODY, token=token).status == 401
     assert daemon.metric('bridge_http_requests_total{source="default",status="200"}') == before[1]
@@ -90,7 +90,7 @@ def test_an_unknown_path_gets_404(daemon: Daemon, path: str) -> None:
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"])
 def test_another_method_gets_405(daemon: Daemon, method: str) -> None:
-    """Only POST is allowed, and the response names it."""
+    """Only POST delivers, and the answer says so."""
     answer = daemon.post(b"", method=method)
     assert (answer.status, answer.headers["allow"]) == (405, "POST")
 
@@ -132,7 +132,7 @@ def test_a_slow_body_gets_408(daemon: Daemon) -> None:
 
 
 def test_slow_headers_get_408(daemon: Daemon) -> None:
-    """A sender that does not finish its headers gets 408, for its first request and for a later one."""
+    """A sender that never finishes its headers gets 408, on its first request and on a later one."""
     assert raw(daemon, b"POST /webhooks/gumlet HTTP/1.1\r\nHost: x\r\n").startswith(b"HTTP/1.1 408 ")
     first = f"POST /webhooks/gumlet HTTP/1.1\r\nHost: x\r\nx-gumlet-token: {TOKEN}\r\nContent-Length: 2\r\n\r\n{{}}"
     both = raw(daemon, first.encode(), b"POST /webhooks", pause=0.3)
@@ -149,7 +149,7 @@ def test_an_idle_connection_is_not_a_slow_one(daemon: Daemon) -> None:
         connection.sendall(head.encode() + b"\r\n{")
         time.sleep(0.2)
         connection.sendall(b"}")
-        time.sleep(3)  # longer than the timeout of headers and than the interval of the housekeeping
+        time.sleep(3)  # longer than headers may take, and than the next look at the connections
         connection.sendall(last.encode())
         answers = b""
         while chunk := connection.recv(65536):
@@ -168,7 +168,7 @@ def test_an_idle_connection_is_not_a_slow_one(daemon: Daemon) -> None:
     ],
 )
 def test_malformed_http_gets_400(daemon: Daemon, junk: bytes) -> None:
-    """What is not HTTP, or can be read in two ways, gets 400 and the connection closes."""
+    """What is not HTTP, or could be read in two ways, is refused and the connection closed."""
     before = daemon.metric('bridge_http_requests_rejected_total{reason="malformed_request",status="400"}')
     assert raw(daemon, junk).startswith((b"HTTP/1.1 400 ", b"HTTP/1.0 400 "))
     assert daemon.metric('bridge_http_requests_rejected_total{reason="malformed_request",status="400"}') == before + 1
@@ -203,7 +203,7 @@ def test_a_full_journal_gets_503_and_nothing_is_lost(embedded_broker: Broker, tm
         assert daemon.metric(f'bridge_kafka_records_published_total{{topic="{prefix}dead-letter"}}') >= accepted
 
 
-def test_tokens_file_is_reloaded_when_it_changes(embedded_broker: Broker, tmp_path: Path) -> None:
+def test_tokens_are_read_again_when_their_file_changes(embedded_broker: Broker, tmp_path: Path) -> None:
     """A rotation needs no restart: the new token is taken, then the old one is not; an emptied file changes nothing."""
     file = tmp_path / "tokens"
     file.write_text("old\n")
@@ -220,8 +220,8 @@ def test_tokens_file_is_reloaded_when_it_changes(embedded_broker: Broker, tmp_pa
         assert daemon.post(BODY, token="new").status == 200
 
 
-def test_daemon_without_a_token_does_not_start(tmp_path: Path) -> None:
-    """Without a token the daemon exits with 78 and names the fix, unless authentication is disabled."""
+def test_without_a_token_it_does_not_start(tmp_path: Path) -> None:
+    """Without tokens the bridge exits with 78 and a fix, unless unauthenticated access is allowed explicitly."""
     daemon = Daemon(tmp_path, "127.0.0.1:1", tokens=None)
     assert daemon.spawn().wait(30) == 78
     assert "BRIDGE_TOKENS" in daemon.log()
@@ -252,7 +252,7 @@ def test_the_admin_port(daemon: Daemon) -> None:
     assert TOKEN not in metrics.body
 
 
-async def test_accepted_delivery_is_on_its_topic(daemon: Daemon, embedded_broker: Broker) -> None:
+async def test_what_was_accepted_is_on_its_topic(daemon: Daemon, embedded_broker: Broker) -> None:
     """The sample arrives on the topic of its type with its id, and a repeat has the same."""
     daemon.post(BODY)
     daemon.post(BODY)

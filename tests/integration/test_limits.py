@@ -1,4 +1,4 @@
-"""Limits of the public port: connections, addresses, file descriptors, header fields."""
+"""Every limit of the public port holds, answers clearly, and lets in again when there is room."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def connect(daemon: Daemon, source: str = "127.0.0.1") -> socket.socket:
 
 
 def deliver(connection: socket.socket) -> bytes:
-    """Send a delivery over a connection that stays open, and return the head of the response."""
+    """Send a delivery over a connection that stays open, and return the answer's head."""
     connection.sendall(DELIVERY)
     answer = b""
     while b"\r\n\r\n" not in answer and (chunk := connection.recv(65536)):
@@ -43,7 +43,7 @@ def held(daemon: Daemon, count: int, source: str = "127.0.0.1") -> Iterator[list
 
 
 def everything(connection: socket.socket) -> bytes:
-    """Return everything that is received until the server closes."""
+    """Return the bytes received until the other side closes."""
     received = b""
     with connection, contextlib.suppress(ConnectionResetError):
         while chunk := connection.recv(65536):
@@ -52,12 +52,12 @@ def everything(connection: socket.socket) -> bytes:
 
 
 def refused(daemon: Daemon, reason: str) -> float:
-    """Return how many connections were rejected for a reason."""
+    """Return how many connections were turned away for a reason."""
     return daemon.metric(f'bridge_http_requests_rejected_total{{reason="{reason}",status="503"}}')
 
 
-def test_connection_over_the_limit_gets_503(tmp_path: Path) -> None:
-    """It gets Retry-After and is closed; open connections stay; after one has closed, a new one is accepted."""
+def test_one_connection_more_than_may_be_open_gets_503(tmp_path: Path) -> None:
+    """The extra connection gets 503 and is closed; open ones continue; once one ends, another is accepted."""
     with Daemon(tmp_path, NOWHERE, max_connections=5) as daemon, held(daemon, 5) as inside:
         one_more = connect(daemon)
         one_more.sendall(DELIVERY)
@@ -72,11 +72,11 @@ def test_connection_over_the_limit_gets_503(tmp_path: Path) -> None:
         wait_for(lambda: daemon.metric("bridge_connections") == 4)
         with connect(daemon) as admitted:
             assert deliver(admitted).startswith(b"HTTP/1.1 200 ")
-        assert daemon.status()["journal"]["deliveries"] == 7, "the rejected one is not among them"
+        assert daemon.status()["journal"]["deliveries"] == 7, "the one that was turned away is not among them"
 
 
 def test_a_flood_of_connections_is_a_line_a_second_in_the_log(tmp_path: Path) -> None:
-    """Open connections are served during a flood, and the log counts the rejections instead of repeating them."""
+    """However many are turned away, those inside are served, and the log's lines count them instead of repeating."""
     flood = 400
     with Daemon(tmp_path, NOWHERE, max_connections=2) as daemon, held(daemon, 2) as inside:
         with contextlib.ExitStack() as stack:
@@ -91,8 +91,8 @@ def test_a_flood_of_connections_is_a_line_a_second_in_the_log(tmp_path: Path) ->
         assert deliver(inside[1]).startswith(b"HTTP/1.1 200 ")
 
 
-def test_limit_per_address_leaves_other_addresses_alone(tmp_path: Path) -> None:
-    """The limit per address rejects connections of that address only."""
+def test_an_address_that_holds_too_many_leaves_the_others_in(tmp_path: Path) -> None:
+    """The limit of one address turns away that address alone."""
     with Daemon(tmp_path, NOWHERE, max_connections_per_address=3) as daemon, held(daemon, 3):
         assert everything(connect(daemon)).startswith(b"HTTP/1.1 503 ")
         assert refused(daemon, "too_many_connections_per_address") == 1
@@ -101,8 +101,8 @@ def test_limit_per_address_leaves_other_addresses_alone(tmp_path: Path) -> None:
         wait_for(lambda: daemon.metric("bridge_connections") == 3)
 
 
-def test_limit_of_connections_follows_the_limit_of_open_files(tmp_path: Path) -> None:
-    """Where the system allows fewer open files than connections, the daemon logs it and lowers its limit."""
+def test_more_connections_than_files_are_not_promised(tmp_path: Path) -> None:
+    """Where the system allows fewer open files than connections, the daemon says so, and turns away before they end."""
     daemon = Daemon(tmp_path, NOWHERE, max_connections=1000)
     daemon.wrapper = ["prlimit", "--nofile=300:300"]
     with daemon:

@@ -1,4 +1,4 @@
-"""Attacks on the public port: none is accepted, delays an honest sender for long, or reveals a secret."""
+"""Unauthorized requests are rejected, do not slow the authorized sender and disclose no secret."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from tests.support.daemon import request as http
 from tests.support.delivery_checker import read_all
 
 HONEST_SECONDS = 5.0
-"""Bound of the slowest response to an honest sender during an attack, on a busy machine."""
+"""Bound for the honest sender's slowest answer while others attack, on a machine with other work to do."""
 
 
 def honest(daemon: Daemon, count: int) -> float:
-    """Deliver as Gumlet does, and return the time of the slowest response; each must be 200."""
+    """Deliver as Gumlet does, and return the slowest answer's time; each must be 200."""
     slowest = 0.0
     for _ in range(count):
         began = time.monotonic()
@@ -88,8 +88,8 @@ def test_bombs_and_floods_do_not_slow_the_honest_one(tmp_path: Path) -> None:
                 thread.join()
 
 
-def test_token_expires_while_the_daemon_runs(tmp_path: Path) -> None:
-    """A named token is accepted until it expires; the metrics hold its last use by name, not by value."""
+def test_a_token_ends_at_its_time_while_running(tmp_path: Path) -> None:
+    """A named token is accepted until its end, then refused; its last use is in the metrics by name, not by value."""
     file = tmp_path / "tokens"
     end = time.time() + 3600
     file.write_text(f"first-secret name=first expires={time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime(end))}\nplain\n")
@@ -104,8 +104,8 @@ def test_token_expires_while_the_daemon_runs(tmp_path: Path) -> None:
         assert "first-secret" not in daemon.log()
 
 
-def test_smuggled_request_gets_no_response(tmp_path: Path) -> None:
-    """Bytes after a message that can be read in two ways are never processed as a request."""
+def test_a_smuggled_request_is_not_answered(tmp_path: Path) -> None:
+    """What stands behind a message that can be read in two ways is never read as a request of its own."""
     inner = request(b"{}", "Content-Length: 2")
     with Daemon(tmp_path, "127.0.0.1:1") as daemon:
         for headers in (
@@ -168,7 +168,7 @@ async def test_a_secret_is_nowhere(apache_kafka: Broker, tmp_path: Path, prefix:
 
 @pytest.mark.parametrize("token", ["x" * 7000, TOKEN + "\x00", TOKEN.upper(), f" {TOKEN} x"])
 def test_odd_tokens_do_not_pass(tmp_path: Path, token: str) -> None:
-    """Neither a very long token nor a nearly valid one is accepted."""
+    """Neither a very long token nor an almost correct one is accepted."""
     with Daemon(tmp_path, "127.0.0.1:1") as daemon:
         assert Sender(daemon).send(request(b"{}", "Content-Length: 2", token=token), close=True) in (400, 401)
         assert daemon.status()["journal"]["deliveries"] == 0

@@ -72,7 +72,7 @@ async def test_unfinished_headers_of_all_connections_are_bounded(monkeypatch: py
 
 
 async def test_unfinished_headers_get_408(port: Port) -> None:
-    """A sender that does not finish its headers in time is told, even when it sends a byte now and then."""
+    """A sender that does not finish its headers in time gets 408, even when it sends a byte now and then."""
     sender = await port.connect()
     for byte in b"POST /webhooks":
         await sender.send(bytes([byte]))
