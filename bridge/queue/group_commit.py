@@ -1,7 +1,7 @@
 """Group commit: deliveries that wait for the disk become frames of the log, written by one thread.
 
 Input: deliveries, each with a future that is done when it is on disk. The event loop wakes the writer thread once for
-each commit, and the thread wakes the loop once with the result. What arrives while it syncs is in the next commit.
+each commit, and the thread wakes the loop once with the result. Deliveries that arrive while it syncs are in the next commit.
 
 Invariants: only the writer thread changes files. A job of it may fail with OSError, which is a result: the deliveries
 concerned are rejected, and `failure` is set until a later write succeeds. Any other exception ends the thread; `watch`
@@ -87,7 +87,7 @@ class WriterThread:
                 except OSError as error:
                     failure = error
                 self._loop.call_soon_threadsafe(done, result, failure)
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the daemon must not go on without its writer
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the daemon must not continue without its writer
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(self._report_death, error)
 
