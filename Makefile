@@ -38,7 +38,7 @@ run: $(RUN)  ## Run the bridge on an embedded broker, with a live view of every 
 	@$(BIN)/gumlet-bridge dev $(ARGS)
 
 test: $(DEV)  ## Run the tests in a few minutes, on the embedded broker and on Apache Kafka; ARGS="-k name" to choose
-	@$(PYTEST) $(PARALLEL) -m "not long" tests/checks tests/unit tests/kafka tests/integration $(ARGS)
+	@$(PYTEST) $(PARALLEL) -m "not long" tests/checks tests/unit tests/enumeration tests/kafka tests/integration $(ARGS)
 	@echo "NOT RUN: tests marked long, tests/chaos, tests/deploy. make test-all runs them."
 
 test-all: $(DEV)  ## Run all tests: also fault injection, browsers, generated code, deployment
@@ -46,7 +46,7 @@ test-all: $(DEV)  ## Run all tests: also fault injection, browsers, generated co
 	@if command -v npm >/dev/null; then $(MAKE) -s $(NODE) || true; fi
 	@# One after the other: a scenario of tests/chaos keeps both a Kafka and a daemon under load.
 	@status=0; \
-	$(PYTEST) $(PARALLEL) $(COVERAGE) tests/checks tests/unit tests/kafka tests/integration $(ARGS) || status=1; \
+	$(PYTEST) $(PARALLEL) $(COVERAGE) tests/checks tests/unit tests/enumeration tests/kafka tests/integration $(ARGS) || status=1; \
 	$(PYTEST) $(COVERAGE) tests/chaos tests/deploy --ignore=tests/deploy/files $(ARGS) || status=1; \
 	$(BIN)/python -m coverage report --skip-covered || status=1; \
 	echo "NOT RUN: tests/deploy/files (make check-deploy), the lowest versions (make test-lowest), long scenarios (make chaos)."; \

@@ -23,6 +23,7 @@ from bridge.queue.interface import DeliveryQueue
 from bridge.telemetry.collectors import Reading
 from bridge.telemetry.health import Finding, Health
 from bridge.telemetry.metrics import Metrics
+from bridge.telemetry.reasons import NEXT_STEPS
 from bridge.telemetry.token_status import TokenStatus
 
 SAMPLE_SECONDS = 1.0
@@ -34,24 +35,6 @@ EXPIRY_WARNING_SECONDS = 7 * 86400
 FULL_WARNING_SECONDS = 4 * 3600
 RECENT_MINUTES = 5
 """Rejections of the last minutes that degrade the ingress."""
-
-NEXT_STEPS = {
-    "queue_full": "the disk or Kafka is too slow for the traffic: check bridge_journal_commit_seconds; add replicas",
-    "journal_full": "bring Kafka or the blocked topic back, or enlarge the disk and BRIDGE_JOURNAL_MAX_BYTES",
-    "disk_full": "free space on the journal's disk, or lower BRIDGE_JOURNAL_MIN_FREE_BYTES",
-    "journal_unavailable": "fix the journal's disk or its permissions; see the log line journal_write_failed",
-    "kafka_unreachable": "check the brokers and BRIDGE_KAFKA_…; with BRIDGE_ACK=kafka nothing is accepted meanwhile",
-    "kafka_ack_timeout": "Kafka confirms too slowly: check the brokers; raise BRIDGE_ACK_TIMEOUT_SECONDS",
-    "topic_unavailable": "gumlet-bridge topics check",
-    "invalid_token": "compare the token in Gumlet's dashboard with BRIDGE_TOKENS_FILE: gumlet-bridge doctor",
-    "body_too_large": "raise BRIDGE_MAX_BODY_BYTES if these are Gumlet's deliveries",
-    "body_timeout": "check the network and proxies in front of the bridge; BRIDGE_REQUEST_TIMEOUT_SECONDS",
-    "unsupported_encoding": "configure the proxy in front of the bridge not to compress request bodies",
-    "internal_error": "see the log line internal_error; report it as a bug",
-    "too_many_connections": "raise BRIDGE_MAX_CONNECTIONS, or block the senders that hold connections",
-    "too_many_connections_per_address": "raise BRIDGE_MAX_CONNECTIONS_PER_ADDRESS behind a proxy",
-}
-"""What to do about a rejection that may have hit Gumlet's deliveries; other reasons are strangers' mistakes."""
 
 KAFKA_UNREACHABLE = DeliveryRejected("kafka_unreachable", "Kafka does not answer")
 

@@ -86,7 +86,8 @@ def bundle_(
 ) -> None:
     """Write each schema as one self-contained file: for code generators, registries and validators.
 
-    `any-event.json` is one schema of any typed event (`oneOf`, decided by `type`): generators make a tagged union of it.
+    `any-event.json` is one schema of any typed event (`oneOf`, decided by `type`); generators turn it into a tagged
+    union.
 
     Examples:
     - shared definitions as types of their own: `gumlet-bridge schemas bundle build/schemas`
@@ -117,7 +118,7 @@ def check_(
         str | None,
         typer.Option(
             metavar="REF|DIRECTORY",
-            help="The baseline: a git reference or a directory. Default: the newest tag, else the commit where this branch "
+            help="The baseline: a git reference or a directory. Default: the newest tag, else where this branch "
             "left the remote's default branch, else the previous commit.",
         ),
     ] = None,

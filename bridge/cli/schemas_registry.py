@@ -63,9 +63,8 @@ def register(
     show_rows(rows, COLUMNS, as_json=as_json)
     if refused := [row["subject"] for row in rows if row["state"] == "refused"]:
         raise BridgeError(
-            f"{len(refused)} of {len(rows)} schemas are refused. Fix: see the details, and `gumlet-bridge schemas check`; an "
-            "incompatible change is undone, or gets a raised x-topic.version, which makes a new topic and subject "
-            "beside the old."
+            f"{len(refused)} of {len(rows)} schemas rejected. Fix: see the details and `gumlet-bridge schemas check`."
+            " Undo an incompatible change, or raise x-topic.version, which makes a new topic and subject."
         )
 
 
@@ -78,7 +77,7 @@ def status(
 ) -> None:
     """Compare the registry with the contract: which schemas it has, with their ids and versions.
 
-    **registered**: exactly this schema is client. **differs**: the subject has others; the detail tells whether this one
+    **registered**: exactly this schema. **differs**: the subject has others; the detail states whether this one
     could be registered. **missing**: there is no such subject. Changes nothing. Ends with 1 unless all are registered.
 
     Examples:

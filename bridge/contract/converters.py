@@ -1,6 +1,6 @@
 """Converters: any JSON value in; the contract's one form of it out, or None where it has none.
 
-Gumlet's documentation and SDK disagree on types (a string or a list, a string or a number, an object or a list), so each
+Gumlet's documentation and SDK disagree on types (a string or a list, a string or a number, an object or a list): each
 field has a converter. A converter never raises, and it never guesses: a number is converted only if no digit is lost.
 A bool is never a number.
 """

@@ -60,7 +60,8 @@ _HEADERS: dict[str, Any] = {
         "ce_origin": {
             "type": "string",
             "examples": ["reconciliation"],
-            "description": "Absent from delivered events. `reconciliation`: built by `gumlet-bridge reconcile` from Gumlet's "
+            "description": "Absent from delivered events. `reconciliation`: built by `gumlet-bridge reconcile` from "
+            "Gumlet's "
             "API, because the delivery is missing; the id is then derived from the source, the type and the asset. "
             "An open set.",
         },

@@ -20,7 +20,7 @@ from bridge.errors import BridgeError
 
 
 def read(against: str, directory: Path) -> dict[str, dict[str, Any]]:
-    """Return the schema files of a directory, or of `directory` at a git reference. Raises `BridgeError` without any."""
+    """Return the schema files of a directory, or of `directory` at a git reference. Raises `BridgeError` if none."""
     if Path(against).is_dir():
         files = read_files(Path(against))
     else:
@@ -28,7 +28,7 @@ def read(against: str, directory: Path) -> dict[str, dict[str, Any]]:
         archive = None if against.startswith("-") else _git(directory, "archive", "--format=tar", against)
         if archive is None:
             raise BridgeError(
-                f"{against} is not a directory, and not a git reference with schemas. Fix: name a directory, or a commit, "
+                f"{against} is not a directory, and not a git reference with schemas. Fix: name a directory, a commit, "
                 "a tag or a branch of the repository that has the schemas."
             )
         files = _members(archive)

@@ -44,7 +44,7 @@ def check_body_headers(request: web.BaseRequest, max_bytes: int) -> str:
 
 
 async def read_body(request: web.BaseRequest, connection: Connection, max_bytes: int, timeout_seconds: float) -> bytes:
-    """Wait for the body and return it as sent, or little more than `max_bytes` of it; first ask for it where the sender waits for 100 Continue."""
+    """Return the body as sent, or little more than `max_bytes` of it; send 100 Continue first where it is expected."""
     content = request.content
     body = bytearray()
     try:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -50,6 +51,9 @@ MAX_CACHED_PATHS = 1000
 _TOKEN_HEADER = istr(TOKEN_HEADER)
 _DISCONNECTED = Response(HTTPStatus.BAD_REQUEST, b"", keep_alive=False)
 """Returned to aiohttp when the sender has disconnected; never sent."""
+
+_AIOHTTP_LOG = logging.getLogger("bridge.ingress.aiohttp")
+_AIOHTTP_LOG.disabled = True  # it quotes malformed headers, which may hold a token; rejections are logged here
 
 _log = structlog.stdlib.get_logger()
 
@@ -91,6 +95,7 @@ class WebhookServer:
         http = web.Server(
             self._handler,
             access_log=None,
+            logger=_AIOHTTP_LOG,
             auto_decompress=False,
             keepalive_timeout=settings.keepalive_timeout_seconds,
             lingering_time=0,
@@ -201,13 +206,14 @@ class WebhookServer:
                 body = decompress(body, encoding, self._max_body_bytes)
             await self._queue.append(Delivery(time.time_ns() // 1_000_000, source, body, self._traceparent()))
         except RequestRejected as rejection:
-            return self._reject(request, rejection, source)
+            return self._reject(request, connection, rejection, source)
         except DeliveryRejected as error:
             full = RequestRejected(HTTPStatus.SERVICE_UNAVAILABLE, error.reason, str(error), close=False)
-            return self._reject(request, full, source)
+            return self._reject(request, connection, full, source)
         except Exception:  # noqa: BLE001 - whatever it is, the sender gets a response and can retry
             _log.exception("internal_error")
-            return self._reject(request, RequestRejected(HTTPStatus.SERVICE_UNAVAILABLE, "internal_error"), source)
+            fault = RequestRejected(HTTPStatus.SERVICE_UNAVAILABLE, "internal_error")
+            return self._reject(request, connection, fault, source)
         finally:
             self.in_flight -= 1
             connection.end_request()
@@ -254,9 +260,11 @@ class WebhookServer:
             raise RequestRejected(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large")
         return check_body_headers(request, settings.max_body_bytes)
 
-    def _reject(self, request: web.BaseRequest, rejection: RequestRejected, source: str) -> Response:
+    def _reject(
+        self, request: web.BaseRequest, connection: Connection, rejection: RequestRejected, source: str
+    ) -> Response:
         """Record a rejection and return its response."""
-        self._rejections.record(rejection, request.remote, source)
+        self._rejections.record(rejection, connection.address, source)
         keep_alive = request.keep_alive and not rejection.close and not self._stopping and request.content.is_eof()
         data = self._encode_rejection(rejection, keep_alive=keep_alive, with_body=request.method != hdrs.METH_HEAD)
         return Response(rejection.status, data, keep_alive=keep_alive)

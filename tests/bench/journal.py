@@ -1,7 +1,7 @@
 """`make bench-journal`: the journal's commits next to a bare append and the SQLite journal of an earlier commit.
 
 Each round runs the variants in turn on the same disk, one thread each, at a steady rate. Prints tables in Markdown:
-p50, p99 and maximum of a commit by size of the group with the ratios of p99 (medians of the rounds), then for a backlog the
+p50, p99 and maximum of a commit by group size with the ratios of p99 (medians of the rounds), then for a backlog the
 bytes on disk for each delivery, the time to open it, and how fast it is read.
 """
 

@@ -32,6 +32,8 @@ class GoTool(NamedTuple):
 GO_TOOLS = {
     # What `docker compose` reads files with, without the engine.
     "compose-spec": GoTool("github.com/compose-spec/compose-go/v2/cmd", "v2.16.2"),
+    "helm": GoTool("helm.sh/helm/v4/cmd/helm", "v4.3.1"),
+    "actionlint": GoTool("github.com/rhysd/actionlint/cmd/actionlint", "v1.7.12"),
     "kubectl-validate": GoTool("sigs.k8s.io/kubectl-validate", "v0.0.4"),
     "kube-score": GoTool("github.com/zegl/kube-score/cmd/kube-score", "v1.20.0"),
     "promtool": GoTool("github.com/prometheus/prometheus/cmd/promtool", "v0.316.0"),

@@ -15,6 +15,7 @@ import yaml
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from bridge.contract.schemas import Contract
 from tests.deploy import sizing
 from tests.deploy.external_tools import DEPLOY
 from tests.support.daemon import Daemon, request
@@ -89,7 +90,71 @@ def prometheus_rule() -> str:
     return f"# {MADE}\n" + yaml.safe_dump(rule, sort_keys=False, width=1000)
 
 
+RIGHTS = {
+    "bridge": ("Write", "Describe", "DescribeConfigs"),
+    "bridge-operator": ("Read", "Write", "Describe", "DescribeConfigs"),
+}
+"""Each user's operations on the contract's topics: the daemon's with BRIDGE_TOPICS_PROVISION=verify, and the user's of
+the commands that read events (`tail`, `assets`, `dead-letter`, `reconcile`) and publish them again."""
+
+
+def strimzi_topics() -> str:
+    """Return a KafkaTopic of the Strimzi operator for each topic of the contract."""
+    topics = [
+        {
+            "apiVersion": "kafka.strimzi.io/v1",
+            "kind": "KafkaTopic",
+            "metadata": {"name": topic.name, "labels": {"strimzi.io/cluster": "kafka"}},
+            "spec": {"partitions": topic.partitions, "replicas": 3, "config": dict(topic.config)},
+        }
+        for topic in Contract.load("gumlet.").topics.values()
+    ]
+    return f"# {MADE}\n" + yaml.safe_dump_all(topics, sort_keys=False, width=1000)
+
+
+def strimzi_users() -> str:
+    """Return the KafkaUsers of RIGHTS for the Strimzi operator."""
+    users = []
+    for name, operations in RIGHTS.items():
+        resource = {"type": "topic", "name": "gumlet.", "patternType": "prefix"}
+        acls = [{"resource": resource, "operations": list(operations), "host": "*"}]
+        spec = {"authentication": {"type": "scram-sha-512"}, "authorization": {"type": "simple", "acls": acls}}
+        metadata = {"name": name, "labels": {"strimzi.io/cluster": "kafka"}}
+        users.append({"apiVersion": "kafka.strimzi.io/v1", "kind": "KafkaUser", "metadata": metadata, "spec": spec})
+    return f"# {MADE}\n" + yaml.safe_dump_all(users, sort_keys=False, width=1000)
+
+
+def acl_commands() -> str:
+    """Return the same rights as commands of Kafka's own tool."""
+    lines = [
+        "#!/bin/sh",
+        f"# {MADE}",
+        "# Grants the users their rights on the contract's topics, with an administrator's properties file. Usage:",
+        "#   BOOTSTRAP=kafka:9092 COMMAND_CONFIG=admin.properties sh kafka-acls.sh",
+        "set -eu",
+    ]
+    for name, operations in RIGHTS.items():
+        chosen = " ".join(f"--operation {operation}" for operation in operations)
+        lines += [
+            'kafka-acls.sh --bootstrap-server "$BOOTSTRAP" --command-config "$COMMAND_CONFIG" --add \\',
+            f"  --allow-principal User:{name} {chosen} \\",
+            "  --topic gumlet. --resource-pattern-type prefixed",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+GENERATED = {
+    DEPLOY / "kubernetes" / "strimzi" / "topics.yaml": strimzi_topics,
+    DEPLOY / "kubernetes" / "strimzi" / "users.yaml": strimzi_users,
+    DEPLOY / "kafka-acls.sh": acl_commands,
+}
+"""Files made from the contract alone, each with the function that returns its text."""
+
+
 if __name__ == "__main__":
+    for path, text in GENERATED.items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text())
     METRICS.write_text(metrics_page(exposed()))
     PROMETHEUS_RULE.write_text(prometheus_rule())
     sizing.write()

@@ -26,10 +26,11 @@ def last_published(daemon: Daemon) -> list[dict[str, Any]]:
     try:
         connection.request("GET", "/events")
         stream = connection.getresponse()
-        data = [line for _ in range(5) if (line := stream.readline()).startswith(b"data: ")]
+        lines = iter(stream.readline, b"")
+        next(line for line in lines if line == b"event: message\n")
+        return list(json.loads(next(lines).removeprefix(b"data: "))["recent"]["published"])
     finally:
         connection.close()
-    return list(json.loads(data[-1].removeprefix(b"data: "))["recent"]["published"])
 
 
 @pytest.fixture

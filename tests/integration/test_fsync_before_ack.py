@@ -1,7 +1,7 @@
 """The order of the promise, seen from outside: the journal's sync has returned before a 200 is written.
 
 The daemon runs under strace, which sees every system call of every thread. For each 200 there is a write to a
-segment of the journal that contains that delivery's mark, then a sync of the log that began after it and returned 0, and
+segment of the journal that contains that delivery's mark, then a sync of the log that began later and returned 0, and
 only then the write of the answer.
 """
 

@@ -97,7 +97,7 @@ def test_one_connection_takes_many_deliveries(daemon: Daemon) -> None:
 
 
 def test_answers_are_in_the_order_of_the_requests(daemon: Daemon) -> None:
-    """Requests sent together, without waiting for responses, are answered in order; a rejection is the last response."""
+    """Requests sent without waiting for responses are answered in order; a rejection is the last response."""
     requests = [whole(), whole(path="/webhooks/gumlet/films"), whole(), whole(token="wrong"), whole()]
     for pieces in ([b"".join(requests)], requests):
         with connected(daemon) as sender:

@@ -11,7 +11,7 @@ NOWHERE = "127.0.0.1:9"
 
 
 def test_ready_without_kafka_with_ack_journal(tmp_path: Path) -> None:
-    """An unreachable Kafka takes no replica out of service: deliveries are kept on disk."""
+    """A replica stays ready while Kafka is unreachable: deliveries are kept on disk."""
     with Daemon(tmp_path, NOWHERE) as daemon:
         assert request(daemon.admin, "GET", "/readyz").status == 200
 
@@ -31,7 +31,7 @@ def test_ready_with_kafka_with_ack_kafka(tmp_path: Path, embedded_broker: Broker
 
 
 def test_readiness_lists_what_does_not_work_with_the_next_step(tmp_path: Path) -> None:
-    """A ready replica can still have problems: /readyz, /status and the page say the same about an unreachable Kafka."""
+    """A ready replica can have problems: /readyz, /status and the page say the same about an unreachable Kafka."""
     with Daemon(tmp_path, NOWHERE) as daemon:
         wait_for(lambda: daemon.status()["state"] == "failing", what="the failing state")
         answer = request(daemon.admin, "GET", "/readyz")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import shutil
+import socket
 import ssl
 import subprocess
 from collections.abc import Iterator
@@ -210,6 +212,21 @@ def test_connections_over_tls_are_counted_out_again(authority: Authority, tmp_pa
         for _ in range(5):
             assert over_tls(daemon, authority.ca)[0] == 200
             wait_for(lambda: daemon.metric("bridge_connections") == 0, what="the end of the connection")
+
+
+def test_connections_without_a_tls_handshake_do_not_keep_a_sender_out(authority: Authority, tmp_path: Path) -> None:
+    """A connection is counted, and can be evicted, before its handshake."""
+    certificate, key = authority.certificate("silent")
+    settings: dict[str, Any] = {"tls_certfile": certificate, "tls_keyfile": key, "max_connections": 3}
+    with Daemon(tmp_path, "127.0.0.1:1", **settings) as daemon, contextlib.ExitStack() as silent:
+        address = urlsplit(daemon.public)
+        for _ in range(3):
+            silent.enter_context(socket.create_connection((str(address.hostname), int(address.port or 0)), timeout=20))
+        wait_for(lambda: daemon.metric("bridge_connections") == 3, what="the silent connections")
+        assert over_tls(daemon, authority.ca)[0] == 200
+        evicted = 'bridge_http_requests_rejected_total{reason="connection_evicted",status="503"}'
+        assert daemon.metric(evicted) == 1
+        assert daemon.stop() == 0
 
 
 @pytest.mark.parametrize("missing", ["tls_certfile", "tls_keyfile"])

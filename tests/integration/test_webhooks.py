@@ -53,6 +53,19 @@ async def test_create_shows_the_webhook_and_is_idempotent() -> None:
         assert all(TOKEN not in ran.out + ran.err for ran in (dry, rotated))
 
 
+async def test_create_rejects_a_url_that_the_daemon_would_not_serve() -> None:
+    """A path that the daemon answers with 404 is a mistake; a trailing slash makes no second webhook."""
+    async with gumlet() as (_, settings):
+        for wrong in (URL.replace("gumlet", "gumlte"), URL.replace("films", "-x")):
+            ran = await bridge(*CREATE[:3], wrong, *CREATE[4:], "--yes", tokens=TOKEN, **settings)
+            assert ran.code == 2
+            assert "404" in ran.err
+        for same in (URL, f"{URL}/"):
+            ran = await bridge(*CREATE[:3], same, *CREATE[4:], "--yes", tokens=TOKEN, **settings)
+            assert ran.code == 0, ran.err
+        assert len(await listed(settings)) == 1
+
+
 async def test_create_sends_the_first_token_that_has_not_expired(tmp_path: Path) -> None:
     """Name and expiry in the tokens file are not part of the token; an expired token is not given to Gumlet."""
     file = tmp_path / "tokens"

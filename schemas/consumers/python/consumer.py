@@ -5,7 +5,7 @@
 
 How it follows the rules of the schema reference:
 
-- Duplicates: the record's `ce_source` and `ce_id` are stored in the same transaction as their effect. A duplicate, after
+- Duplicates: the record's `ce_source` and `ce_id` are stored in the transaction of their effect. A duplicate, after
   a crash or because an event was delivered twice, finds its id in the database and has no effect.
 - Order: topics have no order among each other, and an older event can arrive late. A state therefore only moves forward
   by its rank; with the same rank the later receipt (`ce_time`) wins, and a deletion is final.

@@ -132,3 +132,8 @@ def test_files_that_compose_mounts_exist(compose: dict[str, Any]) -> None:
     ]
     assert mounts
     assert all(Path(each).exists() for each in mounts)
+
+
+def test_workflows_are_clean_by_their_linter() -> None:
+    """Actionlint checks the syntax, expressions and shell code of the workflows."""
+    run(tool("actionlint"), "-shellcheck=", *sorted((ROOT / ".github" / "workflows").glob("*.yaml")))

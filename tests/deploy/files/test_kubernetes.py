@@ -17,7 +17,7 @@ from bridge.cli import COMMANDS
 from bridge.config.settings import PREFIX
 from tests.deploy.external_tools import DEPLOY, kubernetes_schemas, prometheus_operator_crds, run, tool
 from tests.deploy.files.test_image import known_variables
-from tests.deploy.generate import exposed
+from tests.deploy.generate import GENERATED, exposed
 from tests.support.daemon import BRIDGE, environment
 
 KUBERNETES = DEPLOY / "kubernetes"
@@ -274,29 +274,55 @@ def test_service_sends_deliveries_to_the_pods_of_one_mode(objects: dict[str, dic
     assert objects["Service/bridge"]["spec"]["selector"]["gumlet-kafka-bridge/ack"] == mode
 
 
-COMPONENTS = {"ingress": "Ingress/bridge", "gateway": "HTTPRoute/bridge", "openshift": None}
-
-
-@pytest.mark.parametrize("component", COMPONENTS)
-def test_component_can_be_added_to_an_overlay(component: str, tmp_path: Path) -> None:
-    """Each component renders on top of the journal overlay, and routes lead to the public port only."""
-    overlay = Path("overlays", "journal")
+def compose(component: str, tmp_path: Path) -> dict[str, dict[str, Any]]:
+    """Render an overlay of a user's own: `journal` and one component."""
     copied = tmp_path / "kubernetes"
     shutil.copytree(KUBERNETES, copied)
     own = copied / "overlays" / "own"
     own.mkdir()
     (own / "kustomization.yaml").write_text(
         "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nnamespace: gumlet\n"
-        f"resources: [../{overlay.name}]\ncomponents: [../../components/{component}]\n"
+        f"resources: [../journal]\ncomponents: [../../components/{component}]\n"
     )
     text = run(tool("kubectl"), "kustomize", own)
-    found = {f"{each['kind']}/{each['metadata']['name']}": each for each in yaml.safe_load_all(text)}
-    route = COMPONENTS[component]
-    if route is None:
-        security = workload(found)["spec"]["template"]["spec"]["securityContext"]
-        assert security.keys() == {"runAsNonRoot", "fsGroupChangePolicy", "seccompProfile"}
-        return
-    rule = found[route]["spec"]["rules"][0]
-    backend = rule["http"]["paths"][0]["backend"]["service"] if "http" in rule else rule["backendRefs"][0]
+    return {f"{each['kind']}/{each['metadata']['name']}": each for each in yaml.safe_load_all(text)}
+
+
+@pytest.mark.parametrize("kind", ["Ingress", "HTTPRoute"])
+def test_route_leads_to_the_public_port_only(kind: str, tmp_path: Path) -> None:
+    """Neither an Ingress nor a Gateway reaches the admin port."""
+    objects = compose("gateway" if kind == "HTTPRoute" else "ingress", tmp_path)
+    (rule,) = objects[f"{kind}/bridge"]["spec"]["rules"]
+    backend = rule["http"]["paths"][0]["backend"]["service"] if kind == "Ingress" else rule["backendRefs"][0]
     assert backend["name"] == "bridge"
     assert backend["port"] in ({"name": "http"}, 80)
+
+
+def test_openshift_component_leaves_ids_to_the_platform(tmp_path: Path) -> None:
+    """The restricted-v2 policy refuses pods that ask for a user or group id of their own."""
+    security = workload(compose("openshift", tmp_path))["spec"]["template"]["spec"]["securityContext"]
+    assert security.keys() == {"runAsNonRoot", "fsGroupChangePolicy", "seccompProfile"}
+
+
+@pytest.mark.parametrize("component", ["kafka-scram", "kafka-mtls"])
+def test_kafka_component_mounts_every_file_that_it_names(component: str, tmp_path: Path) -> None:
+    """Its settings exist, and each file that they name lies in a mounted Secret."""
+    objects = compose(component, tmp_path)
+    (container,) = workload(objects)["spec"]["template"]["spec"]["containers"]
+    (data,) = [each["data"] for name, each in objects.items() if name.startswith("ConfigMap/")]
+    assert data.keys() | {each["name"] for each in container["env"]} <= known_variables()
+    mounts = {each["mountPath"]: each["name"] for each in container["volumeMounts"]}
+    secrets = {
+        each["name"]: each["secret"]["secretName"]
+        for each in workload(objects)["spec"]["template"]["spec"]["volumes"]
+        if "secret" in each
+    }
+    files = [Path(value) for value in data.values() if value.startswith("/etc/")]
+    assert files
+    assert all(mounts[str(file.parent)] in secrets for file in files)
+
+
+@pytest.mark.parametrize("path", GENERATED, ids=lambda path: path.name)
+def test_generated_file_is_up_to_date(path: Path) -> None:
+    """Topics and rights follow the contract: `make deploy-files` writes them."""
+    assert path.read_text() == GENERATED[path]()

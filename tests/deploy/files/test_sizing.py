@@ -40,7 +40,7 @@ def test_page_is_made_of_the_measures(measures: dict[str, Any]) -> None:
 
 
 def test_bytes_are_those_of_this_code(measures: dict[str, Any]) -> None:
-    """Whoever changes the journal's format or the record changes how much of it fits on a disk: `make generate-deploy`."""
+    """A change of the journal's format or of the record changes how many fit on a disk: `make generate-deploy`."""
     measured = sizing.measured_bytes()
     assert measures["bytes"] == {name: pytest.approx(each, rel=0.01) for name, each in measured.items()}
 

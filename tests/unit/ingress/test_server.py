@@ -6,6 +6,7 @@ import gzip
 import zlib
 
 import pytest
+from structlog.testing import capture_logs
 
 from bridge.errors import DeliveryRejected
 from tests.support.public_port import BODY, Port, public_port, request
@@ -313,3 +314,11 @@ async def test_response_to_head_has_no_body(port: Port) -> None:
     assert head.startswith(b"HTTP/1.1 405 ")
     assert b"\r\nAllow: POST" in head
     assert body == b""
+
+
+async def test_no_log_quotes_a_malformed_token(port: Port, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither the bridge nor aiohttp logs the header that could not be parsed."""
+    with capture_logs() as lines, caplog.at_level("DEBUG"):
+        assert (await port.exchange(request(token="almost-a-secret\x01"))).startswith(b"HTTP/1.1 400 ")
+    assert lines[-1]["remote"] == "127.0.0.1"
+    assert "almost" not in f"{lines}{caplog.text}"

@@ -1,0 +1,11 @@
+#!/bin/sh
+# Made by `make generate-deploy`; do not edit.
+# Grants the users their rights on the contract's topics, with an administrator's properties file. Usage:
+#   BOOTSTRAP=kafka:9092 COMMAND_CONFIG=admin.properties sh kafka-acls.sh
+set -eu
+kafka-acls.sh --bootstrap-server "$BOOTSTRAP" --command-config "$COMMAND_CONFIG" --add \
+  --allow-principal User:bridge --operation Write --operation Describe --operation DescribeConfigs \
+  --topic gumlet. --resource-pattern-type prefixed
+kafka-acls.sh --bootstrap-server "$BOOTSTRAP" --command-config "$COMMAND_CONFIG" --add \
+  --allow-principal User:bridge-operator --operation Read --operation Write --operation Describe --operation DescribeConfigs \
+  --topic gumlet. --resource-pattern-type prefixed
