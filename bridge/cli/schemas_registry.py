@@ -1,4 +1,7 @@
-"""`gumlet-bridge schemas register` and `status`: the contract in a schema registry."""
+"""`gumlet-bridge schemas register` and `status`: registers the contract's schemas and compares them with a registry.
+
+Input: settings, the contract, a schema registry. Output: a row for each topic; exit code 1 when one is not registered.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +27,11 @@ COLUMNS = ("subject", "state", "id", "version", "detail")
 REGISTERED = "registered"
 INCOMPATIBLE = "incompatible with version"
 REFUSALS = {409, 422}
-"""What a registry answers about one schema; the others may still be taken."""
+"""Statuses that concern one schema; others can still be registered."""
 
 Directory = Annotated[
     Path | None,
-    typer.Option(
-        "--schemas", metavar="DIRECTORY", help="The schema files; those that came with the bridge if left out."
-    ),
+    typer.Option("--schemas", metavar="DIRECTORY", help="Directory of the schema files; default: those of the bridge."),
 ]
 Types = Annotated[list[str] | None, typer.Option("--type", metavar="TYPE", help="Only this event type; may repeat.")]
 
@@ -39,7 +40,7 @@ def register(
     types: Types = None,
     *,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Ask the registry what it would say, and register nothing.")
+        bool, typer.Option("--dry-run", help="Show what the registry would accept; register nothing.")
     ] = False,
     directory: Directory = None,
     as_json: AsJson = False,
@@ -47,24 +48,24 @@ def register(
 ) -> None:
     """Register the schema of each topic's values, under the subject `<topic>-value`, at BRIDGE_REGISTRY_URL.
 
-    Schemas are sent whole, their shared definitions inside. What is registered already stays as it is: a second run
-    changes nothing. A schema that is incompatible with what its subject has is told, the others are registered all the
-    same. Do this before a new version of the bridge starts, if it publishes in a wire format of the registry's
-    (BRIDGE_REGISTRY_WIRE_FORMAT). Ends with 1 when the registry refused one or, with --dry-run, would.
+    Schemas are sent bundled with their shared definitions. A second run changes nothing. A schema that is incompatible
+    with its subject's newest version is reported; the others are registered. Run this before a new version of the
+    bridge starts, if it publishes in a wire format of the registry (BRIDGE_REGISTRY_WIRE_FORMAT). Exits with 1 when the
+    registry rejected a schema or, with --dry-run, would reject one.
 
     Examples:
     - `gumlet-bridge schemas register --dry-run`
 
     - Apicurio: `BRIDGE_REGISTRY_URL=http://apicurio:8080/apis/ccompat/v7 gumlet-bridge schemas register`
 
-    - what a script reads: `gumlet-bridge schemas register | jq -r 'select(.state != "registered") | .subject'`
+    - in a script: `gumlet-bridge schemas register | jq -r 'select(.state != "registered") | .subject'`
     """
     rows = _for_each(_propose if dry_run else _register, types, directory, config_file)
     show_rows(rows, COLUMNS, as_json=as_json)
     if refused := [row["subject"] for row in rows if row["state"] == "refused"]:
         raise BridgeError(
-            f"{len(refused)} of {len(rows)} schemas rejected. Fix: see the details and `gumlet-bridge schemas check`."
-            " Undo an incompatible change, or raise x-topic.version, which makes a new topic and subject."
+            f"The registry rejects {len(refused)} of {len(rows)} schemas. Fix: see the details and "
+            "`gumlet-bridge schemas check`; undo an incompatible change, or raise x-topic.version."
         )
 
 
@@ -75,20 +76,21 @@ def status(
     as_json: AsJson = False,
     config_file: ConfigFile = None,
 ) -> None:
-    """Compare the registry with the contract: which schemas it has, with their ids and versions.
+    """Compare the registry with the contract: the registered schemas, their ids and versions.
 
-    **registered**: exactly this schema. **differs**: the subject has others; the detail states whether this one
-    could be registered. **missing**: there is no such subject. Changes nothing. Ends with 1 unless all are registered.
+    **registered**: exactly this schema is registered. **differs**: the subject has other schemas; the detail says
+    whether this one can be registered. **missing**: the subject does not exist. Changes nothing. Exits with 1 unless
+    every schema is registered.
 
     Examples:
     - `gumlet-bridge schemas status`
 
     - one topic, for a script: `gumlet-bridge schemas status --type video.status.ready | jq .id`
     """
-    rows = _for_each(_look, types, directory, config_file)
+    rows = _for_each(_compare, types, directory, config_file)
     show_rows(rows, COLUMNS, as_json=as_json)
     if any(row["state"] != REGISTERED for row in rows):
-        raise BridgeError("The registry has not every schema. Fix: gumlet-bridge schemas register")
+        raise BridgeError("The registry does not have every schema. Fix: gumlet-bridge schemas register")
 
 
 def _for_each(
@@ -100,24 +102,24 @@ def _for_each(
     settings = config.load(config_file)
     topics = _chosen(settings, types or [], directory)
 
-    async def all_of_them() -> list[dict[str, Any]]:
+    async def query_all() -> list[dict[str, Any]]:
         async with registry(settings.registry) as client:
             rows = []
-            with progress("schemas", len(topics)) as move_on:
+            with progress("schemas", len(topics)) as advance:
                 for topic in topics:
                     about = {"event_type": topic.event_type, "subject": subject_name(topic)}
                     rows.append(about | await work(client, topic))
-                    move_on(1)
+                    advance(1)
             return rows
 
-    return asyncio.run(all_of_them())
+    return asyncio.run(query_all())
 
 
 def _chosen(settings: Settings, types: list[str], directory: Path | None) -> list[Topic]:
     topics = Contract.load(settings.topics.prefix, directory).topics
     if unknown := sorted(set(types) - topics.keys()):
         raise BridgeError(
-            f"{unknown[0]} is no event type of the contract. Fix: take one of `gumlet-bridge schemas list`."
+            f"{unknown[0]} is not an event type of the contract. Fix: use one of `gumlet-bridge schemas list`."
         )
     return [topics[name] for name in sorted(types or topics)]
 
@@ -134,27 +136,27 @@ async def _register(client: Registry, topic: Topic) -> dict[str, Any]:
 
 
 async def _propose(client: Registry, topic: Topic) -> dict[str, Any]:
-    row = await _look(client, topic)
+    row = await _compare(client, topic)
     if row["state"] == REGISTERED:
         return row
     return row | {"state": "refused" if row["detail"].startswith(INCOMPATIBLE) else "would be registered"}
 
 
-async def _look(client: Registry, topic: Topic) -> dict[str, Any]:
+async def _compare(client: Registry, topic: Topic) -> dict[str, Any]:
     if (found := await client.find(topic)) is not None:
         return _row(REGISTERED, found)
     latest = await client.latest_version(topic)
     if latest is None:
         return _row("missing", None, "a new subject")
     try:
-        objections = await client.compatibility_errors(topic)
+        errors = await client.compatibility_errors(topic)
     except RegistryError as error:
         if error.status not in REFUSALS:
             raise
-        objections = [error.said or str(error)]
-    if objections is None:
+        errors = [error.said or str(error)]
+    if errors is None:
         return _row("differs", None, f"compatible with version {latest}")
-    return _row("differs", None, f"{INCOMPATIBLE} {latest}: {'; '.join(objections) or 'it does not say why'}")
+    return _row("differs", None, f"{INCOMPATIBLE} {latest}: {'; '.join(errors) or 'without a reason'}")
 
 
 def _row(state: str, found: Registered | None, detail: str = "") -> dict[str, Any]:

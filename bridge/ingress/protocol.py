@@ -49,28 +49,6 @@ class Endpoint(NamedTuple):
 class Connection(asyncio.Protocol):
     """The connection of one sender."""
 
-    __slots__ = (
-        "_authenticated",
-        "_body_waiter",
-        "_closing_since",
-        "_endpoint",
-        "_handshake",
-        "_header_bytes",
-        "_headers_complete",
-        "_http",
-        "_idle_since_accept",
-        "_last_bytes",
-        "_rejection",
-        "_request_active",
-        "_request_ended_at",
-        "_transport",
-        "address",
-        "headers_started_at",
-        "headers_uncounted",
-        "input_ended",
-        "write_blocked_since",
-    )
-
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self._transport: asyncio.Transport
@@ -93,7 +71,7 @@ class Connection(asyncio.Protocol):
         self.input_ended = False
 
     def start_tls(self, accepted: socket.socket, context: SSLContext) -> None:
-        """Acquire a place for an accepted socket, then run the TLS handshake, which is thereby limited too."""
+        """Acquire a place for an accepted socket, then run the TLS handshake, so that handshakes are limited too."""
         with contextlib.suppress(OSError):
             self._acquire(accepted.getpeername())
         self._handshake = self._endpoint.tasks.create_task(self._run_handshake(accepted, context))
@@ -210,6 +188,9 @@ class Connection(asyncio.Protocol):
 
     def evict(self) -> None:
         """Close the connection in favour of another one; its place is free already."""
+        if self._closing_since is not None:  # it only lingers
+            self.abort()
+            return
         self._rejection = RequestRejected(HTTPStatus.SERVICE_UNAVAILABLE, "connection_evicted")
         self.reject(self._rejection, respond=self._header_bytes > 0)
 

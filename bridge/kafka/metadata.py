@@ -44,7 +44,7 @@ class TopicState(NamedTuple):
     """The state of one topic.
 
     `no_leader`: `leaderless` partitions have no leader now. `unauthorized`: the client may not describe the topic or
-    may not write to it. `writable` is None when the broker does not report it. `detail` names the cause and the next
+    may not write to it. `writable`: None when the broker does not report it. `detail` names the cause and the next
     step; it is empty when the topic is available.
     """
 

@@ -60,7 +60,7 @@ _PERMANENT = {401, 403, 404}
 
 
 class Registered(NamedTuple):
-    """A registered schema. `guid` is None where the registry returns none."""
+    """A registered schema. `guid`: None when the registry does not return it."""
 
     id: int
     version: int
@@ -114,7 +114,7 @@ class Registry:
         return found
 
     async def latest_version(self, topic: Topic) -> int | None:
-        """Return the newest version under the topic's subject, None if there is none."""
+        """Return the newest version under the topic's subject, None for an unknown subject."""
         versions = await self._call("GET", f"/subjects/{subject_name(topic)}/versions", absent=True)
         if versions is None:
             return None

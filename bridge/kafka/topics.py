@@ -32,7 +32,7 @@ TOPIC_RESOURCE = 2
 READ_SECONDS = 15.0
 """Time limit for reading the topics or their configuration."""
 RECORD_OVERHEAD_BYTES = 4096
-"""Maximum size of a dead letter's fields and headers beside the body."""
+"""Maximum size of a dead letter's fields and headers without the body."""
 _SET_ON_THE_TOPIC = 1  # Kafka's ConfigSource DYNAMIC_TOPIC_CONFIG: the entry is the topic's own, not a default
 _UNLIMITED_MS = 2**63 - 1
 _MAX_BYTES = "max.message.bytes"

@@ -54,7 +54,7 @@ class PartitionQueue:
 
     @property
     def unconfirmed(self) -> list[OutgoingEvent]:
-        """The events that Kafka has not confirmed, in order."""
+        """The unconfirmed events, in order."""
         return [*self.batch, *self.pending]
 
 

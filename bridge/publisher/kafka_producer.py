@@ -1,7 +1,7 @@
 """Starts and closes aiokafka producers, within bounds of time and by public interfaces only.
 
 aiokafka's `stop()` waits until each batch is confirmed, which is forever when the broker is frozen (aiokafka #1101),
-and a producer that is only left alone goes on sending. A `KafkaProducer` therefore records every task that aiokafka
+and an abandoned producer continues to send. A `KafkaProducer` therefore records every task that aiokafka
 starts for it, and cancels them all when it is closed: afterwards nothing is sent, and no task is left.
 """
 

@@ -196,7 +196,7 @@ class QueueSender:
         except (KafkaError, OSError, TimeoutError):
             self._probed_at = time.monotonic()
             return
-        # A Kafka that was frozen confirms now: what arrived meanwhile counts.
+        # A Kafka that was frozen confirms now: confirmations that arrived in the meantime count.
         await asyncio.sleep(POLL_SECONDS)
         for queue in silent:
             if queue.future is not None and not queue.future.done():

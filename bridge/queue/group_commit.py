@@ -1,7 +1,7 @@
 """Group commit: deliveries that wait for the disk become frames of the log, written by one thread.
 
 Input: deliveries, each with a future that is done when it is on disk. The event loop wakes the writer thread once for
-each commit, and the thread wakes the loop once with the result. Deliveries that arrive while it syncs are in the next commit.
+each commit, and the thread wakes the loop once with the result. Later deliveries are in the next commit.
 
 Invariants: only the writer thread changes files. A job of it may fail with OSError, which is a result: the deliveries
 concerned are rejected, and `failure` is set until a later write succeeds. Any other exception ends the thread; `watch`

@@ -119,7 +119,7 @@ class Log:
     def checkpoint(self, *, force: bool = False) -> None:
         """Record the state in a frame without deliveries, if it is not recorded yet.
 
-        That frame also confirms the deliveries before it: without it, damage to the last frame could not be distinguished from
+        That frame also confirms the deliveries before it: without it, damage to the last frame would look like
         a write that a power cut interrupted, and the number of lost deliveries would not be known.
         """
         if force or self._recorded != self.state or not self._confirmed:

@@ -1,4 +1,4 @@
-"""`make bench`: what the bridge costs beside the least that aiohttp can do, in one run on one machine.
+"""`make bench`: the cost of the bridge compared with a minimal aiohttp handler, in one run on one machine.
 
 Every figure is a ratio to the floor measured in the same round, and the rounds are repeated: machines are noisy, and
 an absolute figure says more about the machine. Servers take turns within a round. Loopback only; bounded in time.
@@ -39,7 +39,7 @@ IMPORTS = "import aiohttp, aiokafka, pydantic_settings"
 
 
 class Figure(NamedTuple):
-    """One result: what, the values of the rounds, the unit, and the bound it should keep (None: for information)."""
+    """One result: name, values of the rounds, unit, and target (None: for information)."""
 
     name: str
     values: list[float]
@@ -54,7 +54,7 @@ class Figure(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """Whether the bound is kept."""
+        """Whether the target is met."""
         if self.at_most is not None:
             return f"{'met' if self.median <= self.at_most else 'NOT met'} (≤ {self.at_most:g})"
         if self.at_least is not None:
@@ -133,7 +133,7 @@ class Bench:
             bridge = load.steady(server.url, BODY, rate, seconds=self._seconds)
         self.note("whole way: p99 at half of saturation", bridge.p99, "ms")
         self.note(
-            "whole way: p99 at half of saturation beside the floor", bridge.p99 / floor.p99, "x floor", at_most=2.5
+            "whole way: p99 at half of saturation against the floor", bridge.p99 / floor.p99, "x floor", at_most=2.5
         )
 
     def backlog(self, count: int) -> None:
@@ -195,7 +195,7 @@ class Bench:
             self.note(f"growth: CPU a byte at {more:g} kB", ratio, f"x at {less:g} kB", at_most=1.15)
 
     def replicas(self) -> None:
-        """Measure two processes on one port beside one, with the load on the same cores."""
+        """Measure two processes on one port against one, with the load on the same cores."""
         rates = []
         for count in (1, 2):
             with ExitStack() as stack:

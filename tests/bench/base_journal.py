@@ -43,7 +43,7 @@ def measure_commits(size: int, rate: float, seconds: float) -> None:
 def measure_backlog(count: int) -> None:
     """Print the bytes on disk for each delivery, the seconds to open, and the deliveries read in a second."""
     file = file_module.JournalFile(path)
-    file._writer.execute("PRAGMA synchronous = OFF")
+    file._writer.execute("PRAGMA synchronous = OFF")  # noqa: SLF001 - the earlier class has no public method for it
     last = total = 0
     while last < count:
         total = commit(file, last, 100, total, 0)

@@ -1,4 +1,4 @@
-"""`make bench-compare BASE=<git ref>`: the whole way's cost before and after, the two taking turns in one run."""
+"""`make bench-compare BASE=<git ref>`: the end-to-end cost before and after, measured alternately in one run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _cost(scratch: Path, kafka: str, prefix: str, tree: Path) -> tuple[float, lo
 
 
 def main() -> None:
-    """Check the base out beside this tree, measure, print the ratio."""
+    """Check the base out next to this tree, measure both, print the ratio."""
     base = sys.argv[1]
     console = Console(width=140)
     with ExitStack() as stack:

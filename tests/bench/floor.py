@@ -1,4 +1,4 @@
-"""The floor: the least that aiohttp can do with a webhook. It reads the body and answers 200; it keeps nothing."""
+"""The floor: a minimal aiohttp handler that reads the body, responds 200 and stores nothing."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ end
 
 
 class Loaded(NamedTuple):
-    """What a load saw: answers, seconds, failed or refused requests, latencies in milliseconds."""
+    """The result of a load: responses, seconds, failed or rejected requests, latencies in milliseconds."""
 
     requests: int
     seconds: float
@@ -43,23 +43,23 @@ class Loaded(NamedTuple):
 
     @property
     def rate(self) -> float:
-        """Answers a second."""
+        """Responses per second."""
         return self.requests / self.seconds
 
 
 def missing() -> list[str]:
-    """Return which of the two generators are not here, with how to get them."""
+    """Return the generators that are not installed, with the command that installs them."""
     ways = {"wrk": "apt-get install wrk", "oha": "cargo install oha"}
     return [f"{program} ({way})" for program, way in ways.items() if not shutil.which(program)]
 
 
 def closed(url: str, body: Path, scratch: Path, *, connections: int = 64, seconds: float = 4) -> Loaded:
-    """Send as fast as the server answers."""
+    """Send as fast as the server responds (closed loop)."""
     script = scratch / "post.lua"
     script.write_text(_SCRIPT.format(body=body, token=TOKEN))
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:.0f}s", "--timeout", "10s", "-s", str(script), url]
-    told = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-    found = json.loads(told[told.index("{") :])
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    found = json.loads(output[output.index("{") :])
     return Loaded(
         found["requests"],
         found["microseconds"] / 1e6,
@@ -70,11 +70,11 @@ def closed(url: str, body: Path, scratch: Path, *, connections: int = 64, second
 
 
 def steady(url: str, body: Path, rate: float, *, connections: int = 64, seconds: float = 4) -> Loaded:
-    """Send `rate` requests a second, whether the server keeps up or not; a late answer counts from when it was due."""
+    """Send `rate` requests per second (open loop); the latency of a late response counts from its scheduled time."""
     command = ["oha", "--no-tui", "-q", f"{rate:.0f}", "-c", str(connections), "-z", f"{seconds:.0f}s"]
     # The option's name changed with oha 1.5.
-    told = subprocess.run(["oha", "--help"], capture_output=True, text=True, check=True).stdout
-    command += ["--output-format", "json"] if "--output-format" in told else ["-j"]
+    usage = subprocess.run(["oha", "--help"], capture_output=True, text=True, check=True).stdout
+    command += ["--output-format", "json"] if "--output-format" in usage else ["-j"]
     command += ["--latency-correction", "-m", "POST", "-D", str(body)]
     command += ["-H", f"x-gumlet-token: {TOKEN}", f"{url}/webhooks/gumlet"]
     found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)

@@ -1,6 +1,6 @@
 """`make bench-tuning`: what the settings of aiokafka and the publisher are worth, one changed at a time.
 
-Each variant is measured beside the defaults in the same round: acknowledging alone (no Kafka), and a backlog drained
+Each variant is compared with the defaults in the same round: acknowledging alone (no Kafka), and a backlog drained
 to Apache Kafka. Prints a table in Markdown, the one of deploy/SIZING.md.
 """
 

@@ -1,4 +1,4 @@
-"""Fixtures of the chaos suite: a Kafka that scenarios may hurt, the scenario itself, and the table at the end."""
+"""Fixtures of the fault-injection suite: a Kafka that scenarios may stop, the scenario, and the result table."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from pathlib import Path
 import pytest
 from confluent_kafka.admin import AdminClient
 
-from tests.chaos.framework import SEED, Chaos, Line, kafka_with_proxied_listener, proxied, table
+from tests.chaos.framework import SEED, Chaos, ScenarioResult, kafka_with_proxied_listener, proxy_ports, table
 from tests.chaos.proxy import Proxy
 from tests.support.brokers import ApacheKafka
 
 FAULTS = Path(__file__).with_name("faults.c")
-_lines: list[Line] = []
+_results: list[ScenarioResult] = []
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the table."""
-    if _lines:
+    """Print the result table."""
+    if _results:
         terminalreporter.section(f"chaos, CHAOS_SEED={SEED}")
-        for row in table(_lines):
+        for row in table(_results):
             terminalreporter.write_line(row)
-        lost, took = sum(line.lost for line in _lines), sum(line.took for line in _lines)
-        terminalreporter.write_line(f"{len(_lines)} scenarios, lost {lost}, {took:.0f} s")
+        lost, took = sum(result.lost for result in _results), sum(result.took for result in _results)
+        terminalreporter.write_line(f"{len(_results)} scenarios, lost {lost}, {took:.0f} s")
 
 
 @pytest.fixture(scope="session")
@@ -36,11 +36,11 @@ def _shared_victim(kafka_libraries: Path, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture
 def victim(_shared_victim: ApacheKafka, prefix: str) -> Iterator[ApacheKafka]:
-    """Give a Kafka to be killed, frozen and restarted; healed before the next scenario gets it."""
+    """Kafka that a scenario may kill, freeze and restart; running again before the next scenario."""
     yield _shared_victim
     _shared_victim.thaw()
     _shared_victim.start()
-    # With the partitions of all scenarios, a million events in some, each further start would take longer.
+    # Each start would take longer with the partitions of all earlier scenarios.
     admin = AdminClient({"bootstrap.servers": _shared_victim.bootstrap_servers})
     names = [name for name in admin.list_topics(timeout=60).topics if name.startswith(prefix)]
     for deleted in (admin.delete_topics(names) if names else {}).values():
@@ -49,17 +49,17 @@ def victim(_shared_victim: ApacheKafka, prefix: str) -> Iterator[ApacheKafka]:
 
 @pytest.fixture
 def proxy(victim: ApacheKafka) -> Iterator[Proxy]:
-    """Give a way to Kafka that can be hurt: the listener that the victim advertises behind it."""
-    with Proxy(*proxied(victim)) as way:
-        yield way
+    """Proxy to Kafka that can delay, cut and block connections: its port is the one that Kafka advertises."""
+    with Proxy(*proxy_ports(victim)) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")
 def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Compile the library that is preloaded into a daemon to hurt it; skip, by name, where there is no compiler."""
+    """Library that makes system calls fail in the daemon it is preloaded into; skips where no compiler exists."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
-        pytest.skip("no C compiler to build the faults with")
+        pytest.skip("no C compiler to build faults.c with")
     library = tmp_path_factory.mktemp("faults") / "faults.so"
     subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", str(library), str(FAULTS)], check=True)
     return library
@@ -67,13 +67,13 @@ def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def chaos(request: pytest.FixtureRequest, tmp_path: Path, prefix: str, victim: ApacheKafka) -> Iterator[Chaos]:
-    """Make the scenario, named after its test."""
+    """Scenario, named after its test."""
     scenario = Chaos(
         request.node.name.removeprefix("test_").replace("_", " "),
         tmp_path,
         victim.bootstrap_servers,
         prefix,
-        _lines,
+        _results,
     )
     yield scenario
     for load in scenario.loads:

@@ -15,7 +15,7 @@ from tests.support.daemon import TOKEN, Daemon
 
 GOOD = b'{"type":"video.status.created","asset_id":"5fd088e0a47da8246f1fb756","status":"queued"}'
 PACKED = (gzip.compress(b"\0" * 3_000_000, 1), gzip.compress(GOOD)[:-4], b"no gzip", gzip.compress(GOOD))
-"""A bomb, one cut short, one that is none, and a good one."""
+"""A decompression bomb, a truncated body, an invalid one, and a valid one."""
 
 
 class Fuzzed(NamedTuple):
@@ -173,7 +173,7 @@ class Sender:
         self._connection: socket.socket | None = None
 
     def send(self, data: bytes, *, close: bool, cut: bool = False) -> int | None:
-        """Send a request and return the status of its answer, None when there is none."""
+        """Send a request and return the status of the response, or None."""
         if self._connection is None:
             self._connection = socket.create_connection(self._address, timeout=30)
         answer = b""

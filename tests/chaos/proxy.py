@@ -15,7 +15,7 @@ CHUNK = 16 * 1024
 class Proxy:
     """Forwards each connection to `upstream` in the mode that is set, which may change at any time.
 
-    `slow`: small pieces with a pause before each. `half-open`: what goes to Kafka is swallowed, connections stay open.
+    `slow`: small pieces with a pause before each. `half-open`: bytes to Kafka are dropped, connections stay open.
     `down`: connections are closed at once.
     `cut(after)`: the connections of now are reset once that many more bytes have gone to Kafka.
     """

@@ -65,7 +65,7 @@ def fill(directory: Path, seed: int, count: int) -> list[dict[str, str]]:
 
 
 def told(report: dict[str, Any]) -> str:
-    """Return how fast deliveries were acknowledged, in words."""
+    """Return the acknowledgement rate as text."""
     return f"{report['acknowledged_per_second']:.0f}/s, p99 {report['latency_ms']['p99']:.0f} ms"
 
 
@@ -78,7 +78,7 @@ async def test_backlog_drains_in_bounded_memory(chaos: Chaos) -> None:
     if prlimit is None:
         pytest.skip("no prlimit to bound the process's memory with")
     count, requests = chaos.scaled(10_000, 1_000_000), chaos.scaled(500, 5000)
-    owed = fill(chaos.directory / "journal", chaos.moments.randrange(2**31), count)
+    owed = fill(chaos.directory / "journal", chaos.random.randrange(2**31), count)
     chaos.sent_ids |= {each["id"] for each in owed}
     with chaos.bridge(wrapper=[prlimit, f"--data={MEMORY_MIB * 1024 * 1024}"]) as daemon:
         beside = chaos.load(daemon, requests).finish()
@@ -86,8 +86,7 @@ async def test_backlog_drains_in_bounded_memory(chaos: Chaos) -> None:
         wait_for(daemon.drained, 600, "the backlog's end")
         alone = chaos.load(daemon, requests).finish()
         peak = daemon.memory_mib("VmHWM")
-        note = (
-            f"backlog of {count}, {peak:.0f} MiB at most of {MEMORY_MIB}; beside it (then {left} left) {told(beside)}, "
-        )
-        await chaos.verdict(daemon, note=f"{note}alone {told(alone)}", backlog=owed)
+        note = f"backlog of {count}, {peak:.0f} MiB at most of {MEMORY_MIB}; "
+        note += f"during the drain (then {left} left) {told(beside)}, "
+        await chaos.verify(daemon, note=f"{note}alone {told(alone)}", backlog=owed)
         assert peak < MEMORY_MIB

@@ -35,10 +35,10 @@ async def test_kill_nine_at_random_instants(chaos: Chaos) -> None:
     with chaos.bridge() as daemon:
         chaos.load(daemon, chaos.scaled(1500, 20_000), rate=500)
         for round_ in range(rounds):
-            chaos.past(daemon)
+            chaos.wait_for_acknowledged(daemon)
             killed(chaos, daemon, round_)
             daemon.start()
-        await chaos.verdict(daemon, note=f"{rounds} kills")
+        await chaos.verify(daemon, note=f"{rounds} kills")
 
 
 async def test_sigterm_twice_under_load(chaos: Chaos) -> None:
@@ -46,27 +46,27 @@ async def test_sigterm_twice_under_load(chaos: Chaos) -> None:
     with chaos.bridge() as daemon:
         chaos.load(daemon, chaos.scaled(1000, 4000), rate=1000)
         for _ in range(chaos.scaled(1, 3)):
-            chaos.past(daemon, 200)
+            chaos.wait_for_acknowledged(daemon, 200)
             assert daemon.process is not None
             daemon.process.send_signal(signal.SIGTERM)
             wait_for(lambda: daemon.logged("stopping"), what="the stop's beginning")
             assert daemon.stop() == 0
             assert daemon.logged("drained")
             daemon.start()
-        await chaos.verdict(daemon)
+        await chaos.verify(daemon)
 
 
 async def test_two_daemons_on_one_journal(chaos: Chaos) -> None:
     """The second daemon ends by name with "try again later" (75); the first one does not notice."""
     with chaos.bridge() as daemon:
         chaos.load(daemon, chaos.scaled(500, 2000), rate=500)
-        chaos.past(daemon, 100)
+        chaos.wait_for_acknowledged(daemon, 100)
         second = chaos.bridge()
         second.log_file = chaos.directory / "second.log"
         process = second.spawn()
         wait_for(lambda: process.poll() is not None or second.logged("listening"), what="the second's end")
         try:
-            await chaos.verdict(daemon)
+            await chaos.verify(daemon)
         finally:
             second.kill()
         assert process.returncode == 75

@@ -80,11 +80,11 @@ async def test_journal_damaged(chaos: Chaos, damage: Callable[[Path], None]) -> 
         daemon.start()
         chaos.load(daemon, 200).finish()
         wait_for(daemon.drained, 60)
-        forgiven = lost(daemon)
-        assert 0 < forgiven < len(load.acknowledged()) / 4
+        allowed_losses = lost(daemon)
+        assert 0 < allowed_losses < len(load.acknowledged()) / 4
         assert daemon.metric("bridge_journal_quarantined_bytes_total") > 0
         assert list((daemon.directory / "journal" / "quarantine").iterdir())
-        await chaos.verdict(daemon, forgiven=forgiven, note=f"{forgiven} counted as lost")
+        await chaos.verify(daemon, allowed_losses=allowed_losses, note=f"{allowed_losses} counted as lost")
 
 
 async def test_journal_cut(chaos: Chaos) -> None:
@@ -101,7 +101,9 @@ async def test_journal_cut(chaos: Chaos) -> None:
         wait_for(daemon.drained, 60)
         assert "cut off" in str(daemon.logged("journal_corrupted"))
         assert daemon.metric("bridge_journal_quarantined_bytes_total") > 0
-        await chaos.verdict(daemon, forgiven=len(load.acknowledged()) * 2 // 3, note="half of the segment was cut off")
+        await chaos.verify(
+            daemon, allowed_losses=len(load.acknowledged()) * 2 // 3, note="half of the segment was cut off"
+        )
 
 
 async def test_kafka_is_not_needed_to_start_on_a_damaged_file(chaos: Chaos, victim: ApacheKafka) -> None:
@@ -114,4 +116,4 @@ async def test_kafka_is_not_needed_to_start_on_a_damaged_file(chaos: Chaos, vict
         chaos.load(daemon, 100).finish()
         assert daemon.logged("journal_corrupted")
         victim.thaw()
-        await chaos.verdict(daemon)
+        await chaos.verify(daemon)

@@ -53,22 +53,22 @@ def no_longer_acknowledged(chaos: Chaos, daemon: Daemon) -> int:
 
 @pytest.mark.parametrize("fault", ["sync", "write", "read-only"] if LONG else ["write", "read-only"])
 async def test_disk_fails(chaos: Chaos, faults: Path, fault: str) -> None:
-    """While the disk fails every delivery is refused with 503; when it is mended, they flow again.
+    """While the disk fails every delivery is rejected with 503; once it works, deliveries are accepted again.
 
-    The daemon is killed while it fails: what it wrote and could not sync is no promise, what it had promised is there.
+    The daemon is killed while the disk fails: every delivery acknowledged before is still in the journal.
     """
     said = chaos.directory / "fault"
     with chaos.bridge(wrapper=["env", f"LD_PRELOAD={faults}", f"DISK_FAULT={said}"]) as daemon:
         chaos.load(daemon, chaos.scaled(500, 3000), rate=500)
         wrongly = 0
         for _ in range(chaos.scaled(1, 2)):
-            chaos.past(daemon, 200)
+            chaos.wait_for_acknowledged(daemon, 200)
             said.write_text(fault)
             wrongly += no_longer_acknowledged(chaos, daemon)
             daemon.kill()
             said.unlink()
             daemon.start()
-        await chaos.verdict(daemon)
+        await chaos.verify(daemon)
         assert not wrongly, f"{wrongly} acknowledged while the disk failed"
 
 
@@ -85,22 +85,22 @@ def test_read_only_journal_is_told_at_start(chaos: Chaos, faults: Path) -> None:
 
 
 async def test_disk_full_and_freed(chaos: Chaos, small_disk: Path) -> None:
-    """On a full disk deliveries are refused with 503; when there is room again, they flow."""
+    """On a full disk deliveries are rejected with 503; once space is free, they are accepted."""
     with chaos.bridge(journal_dir=small_disk / "journal") as daemon:
         chaos.load(daemon, chaos.scaled(600, 3000), rate=500)
         for _ in range(chaos.scaled(1, 3)):
-            chaos.past(daemon, 200)
+            chaos.wait_for_acknowledged(daemon, 200)
             subprocess.run(
                 ["dd", "if=/dev/zero", f"of={small_disk / 'filler'}", "bs=4096"], stderr=subprocess.DEVNULL, check=False
             )
             # A log that already has its size is written over: only one that must grow meets the full disk.
             time.sleep(1.5)
             (small_disk / "filler").unlink()
-        await chaos.verdict(daemon, note=f"{refusals(daemon, 'journal_unavailable'):.0f} refused")
+        await chaos.verify(daemon, note=f"{refusals(daemon, 'journal_unavailable'):.0f} refused")
 
 
 async def test_journal_at_its_bound(chaos: Chaos, proxy: Proxy) -> None:
-    """A journal at its bound refuses with 503 and takes deliveries again as Kafka takes events."""
+    """A full journal responds 503 and accepts deliveries again once Kafka accepts events."""
     bound = 1024 * 1024
     proxy.mode = "down"
     with chaos.bridge(f"127.0.0.1:{proxy.port}", journal_max_bytes=bound) as daemon:
@@ -108,5 +108,5 @@ async def test_journal_at_its_bound(chaos: Chaos, proxy: Proxy) -> None:
         wait_for(lambda: refusals(daemon, "journal_full") or load.process.poll() is not None, 30, "a full journal")
         held = daemon.status()["journal"]["bytes"]
         proxy.mode = "pass"
-        await chaos.verdict(daemon, note=f"{refusals(daemon, 'journal_full'):.0f} refused")
+        await chaos.verify(daemon, note=f"{refusals(daemon, 'journal_full'):.0f} refused")
         assert held <= bound

@@ -23,7 +23,7 @@ from tests.chaos.framework import Chaos, topics
 from tests.chaos.proxy import Proxy
 from tests.support.brokers import ApacheKafka
 from tests.support.daemon import Daemon, Load, wait_for
-from tests.support.delivery_checker import read_kept
+from tests.support.delivery_checker import read_published
 
 
 async def test_kafka_killed_and_restarted(chaos: Chaos, victim: ApacheKafka) -> None:
@@ -31,32 +31,32 @@ async def test_kafka_killed_and_restarted(chaos: Chaos, victim: ApacheKafka) -> 
     with chaos.bridge() as daemon:
         chaos.load(daemon, chaos.scaled(1000, 6000), rate=chaos.scaled(400, 250))
         for _ in range(chaos.scaled(1, 3)):
-            chaos.past(daemon, 300)
+            chaos.wait_for_acknowledged(daemon, 300)
             victim.kill()
             chaos.pause(0.5, 2)
             victim.start()
-        await chaos.verdict(daemon)
+        await chaos.verify(daemon)
 
 
 async def test_kafka_restarted_in_order(chaos: Chaos, victim: ApacheKafka) -> None:
     """A rolling restart, as an upgrade makes it, delays what was acknowledged, and no more."""
     with chaos.bridge() as daemon:
         chaos.load(daemon, chaos.scaled(1000, 4000), rate=400)
-        chaos.past(daemon, 300)
+        chaos.wait_for_acknowledged(daemon, 300)
         victim.stop()
         victim.start()
-        await chaos.verdict(daemon)
+        await chaos.verify(daemon)
 
 
 async def test_kafka_frozen(chaos: Chaos, victim: ApacheKafka) -> None:
     """A Kafka whose connections are open and silent, beyond the delivery timeout, delays events and loses none."""
     with chaos.bridge(kafka_delivery_timeout_seconds=2) as daemon:
         chaos.load(daemon, chaos.scaled(1000, 5000), rate=chaos.scaled(500, 300))
-        chaos.past(daemon, 300)
+        chaos.wait_for_acknowledged(daemon, 300)
         victim.freeze()
         time.sleep(chaos.scaled(4, 12))  # beyond the delivery's time-out
         victim.thaw()
-        await chaos.verdict(daemon)
+        await chaos.verify(daemon)
 
 
 async def test_batches_too_large_behind_a_frozen_kafka(chaos: Chaos, victim: ApacheKafka) -> None:
@@ -73,11 +73,11 @@ async def test_batches_too_large_behind_a_frozen_kafka(chaos: Chaos, victim: Apa
         for done in admin.incremental_alter_configs(limits).values():
             done.result(30)
         chaos.load(daemon, chaos.scaled(1000, 5000), rate=chaos.scaled(500, 300))
-        chaos.past(daemon, 100)
+        chaos.wait_for_acknowledged(daemon, 100)
         victim.freeze()
         time.sleep(chaos.scaled(4, 12))
         victim.thaw()
-        await chaos.verdict(daemon)
+        await chaos.verify(daemon)
 
 
 async def test_kafka_absent_for_long(chaos: Chaos, proxy: Proxy) -> None:
@@ -89,7 +89,7 @@ async def test_kafka_absent_for_long(chaos: Chaos, proxy: Proxy) -> None:
         daemon.start()
         time.sleep(chaos.scaled(1, 5))
         proxy.mode = "pass"
-        await chaos.verdict(daemon)
+        await chaos.verify(daemon)
 
 
 async def test_topic_deleted_and_restored(chaos: Chaos) -> None:
@@ -98,7 +98,7 @@ async def test_topic_deleted_and_restored(chaos: Chaos) -> None:
     with chaos.bridge() as daemon:
         await asyncio.to_thread(chaos.load(daemon, chaos.scaled(300, 2000)).finish)
         wait_for(daemon.drained)
-        earlier = read_kept(chaos.bootstrap_servers, [missing])  # Kafka deletes them with the topic
+        earlier = read_published(chaos.bootstrap_servers, [missing])  # Kafka deletes them with the topic
         admin = AIOKafkaAdminClient(bootstrap_servers=chaos.bootstrap_servers)
         await admin.start()
         try:
@@ -107,11 +107,13 @@ async def test_topic_deleted_and_restored(chaos: Chaos) -> None:
             await asyncio.to_thread(load.finish)
             parked = await asyncio.to_thread(parked_alone, chaos, daemon, load, missing)
             chaos.load(daemon, chaos.scaled(1500, 3000), rate=500)
-            chaos.past(daemon, 300)  # the topic comes back in the middle of assets' lives: their order is at stake
+            chaos.wait_for_acknowledged(
+                daemon, 300
+            )  # the topic returns between the events of an asset: their order could change
             await admin.create_topics([NewTopic(missing, 3, 1)])
         finally:
             await admin.close()
-        await chaos.verdict(daemon, earlier=earlier, note=f"{parked} parked")
+        await chaos.verify(daemon, earlier=earlier, note=f"{parked} parked")
 
 
 async def test_authorization_taken_away_and_given_back(chaos: Chaos) -> None:
@@ -133,11 +135,11 @@ async def test_authorization_taken_away_and_given_back(chaos: Chaos) -> None:
         await asyncio.to_thread(load.finish)
         parked = await asyncio.to_thread(parked_alone, chaos, daemon, load, denied)
         chaos.load(daemon, chaos.scaled(1500, 3000), rate=500)
-        chaos.past(daemon, 300)
+        chaos.wait_for_acknowledged(daemon, 300)
         everything = AclBindingFilter(*rule[:3], None, None, AclOperation.ANY, AclPermissionType.ANY)  # type: ignore[arg-type]
         for removed in admin.delete_acls([everything]).values():
             assert removed.result(30)
-        await chaos.verdict(daemon, note=f"{parked} parked")
+        await chaos.verify(daemon, note=f"{parked} parked")
 
 
 def parked_alone(chaos: Chaos, daemon: Daemon, load: Load, topic: str) -> int:
@@ -150,5 +152,5 @@ def parked_alone(chaos: Chaos, daemon: Daemon, load: Load, topic: str) -> int:
     wait_for(lambda: daemon.status()["journal"]["deliveries"] in {0, len(parked)}, 60, "the others' flow")
     if not daemon.drained():
         assert set(daemon.status()["journal"]["parked"]) == {topic}
-        assert read_kept(chaos.bootstrap_servers, [name for name in topics(chaos.prefix) if name != topic])
+        assert read_published(chaos.bootstrap_servers, [name for name in topics(chaos.prefix) if name != topic])
     return len(parked)

@@ -16,13 +16,13 @@ async def test_network_slow(chaos: Chaos, proxy: Proxy) -> None:
     """
     with chaos.bridge(f"127.0.0.1:{proxy.port}") as daemon:
         chaos.load(daemon, chaos.scaled(1000, 4000), rate=400)
-        chaos.past(daemon, 200)
+        chaos.wait_for_acknowledged(daemon, 200)
         proxy.mode = "slow"
         time.sleep(chaos.scaled(2, 6))
         daemon.kill()
         daemon.start()
         proxy.mode = "pass"
-        await chaos.verdict(daemon)
+        await chaos.verify(daemon)
 
 
 async def test_network_cut_in_a_request(chaos: Chaos, proxy: Proxy) -> None:
@@ -30,26 +30,26 @@ async def test_network_cut_in_a_request(chaos: Chaos, proxy: Proxy) -> None:
     with chaos.bridge(f"127.0.0.1:{proxy.port}") as daemon:
         chaos.load(daemon, chaos.scaled(1000, 6000), rate=500)
         for cut in range(chaos.scaled(2, 12)):
-            chaos.past(daemon, 50)
+            chaos.wait_for_acknowledged(daemon, 50)
             load = chaos.loads[-1]
-            proxy.cut(after=chaos.moments.randrange(1, 60_000))
+            proxy.cut(after=chaos.random.randrange(1, 60_000))
             wait_for(lambda cut=cut, load=load: proxy.cuts > cut or load.process.poll() is not None, 60, "a cut")
         assert proxy.cuts, "no request was cut: the test proves nothing"
-        await chaos.verdict(daemon, note=f"{proxy.cuts} cuts")
+        await chaos.verify(daemon, note=f"{proxy.cuts} cuts")
 
 
 async def test_network_half_open(chaos: Chaos, proxy: Proxy) -> None:
     """Connections that stay open and carry nothing delay what was acknowledged, and lose nothing.
 
-    Nor does a kill -9 of the daemon in the middle of it: what Kafka has not confirmed is still in the journal.
+    Nor does a kill -9 of the daemon in the middle of it: unconfirmed events are still in the journal.
     """
     with chaos.bridge(f"127.0.0.1:{proxy.port}", kafka_delivery_timeout_seconds=2) as daemon:
         chaos.load(daemon, chaos.scaled(1500, 4000), rate=300)
-        chaos.past(daemon, 200)
+        chaos.wait_for_acknowledged(daemon, 200)
         proxy.mode = "half-open"
         time.sleep(chaos.scaled(5, 12))  # beyond the delivery's time-out
         daemon.kill()
         daemon.start()
         proxy.mode = "pass"
         proxy.reset()
-        await chaos.verdict(daemon)
+        await chaos.verify(daemon)

@@ -12,10 +12,10 @@ from bridge.contract.drift import Drift
 from bridge.contract.normalizer import Normalizer
 from bridge.contract.schemas import Contract
 from bridge.event import Delivery
-from tests.chaos.framework import SEED, Chaos, in_words, topics
+from tests.chaos.framework import SEED, Chaos, format_counts, topics
 from tests.chaos.fuzz import Sender, corpus
 from tests.support.daemon import Daemon, request, wait_for
-from tests.support.delivery_checker import header, invalid, read_all
+from tests.support.delivery_checker import header, read_all, schema_violations
 
 SENDERS = 16
 GROWTH_MIB = 40
@@ -57,10 +57,12 @@ async def test_fuzzed_requests(chaos: Chaos) -> None:
         )
         records = await read_all(chaos.bootstrap_servers, topics(chaos.prefix))
         missing = owed - Counter(header(record, "ce_id") for record in records)
-        chaos.line(
+        chaos.add_result(
             sent=answers.total(),
             acknowledged=acknowledged,
-            refused=in_words({str(status or "no answer"): times for status, times in answers.items() if status != 200}),
+            refused=format_counts(
+                {str(status or "no answer"): times for status, times in answers.items() if status != 200}
+            ),
             published=len(records),
             repeated=max(0, len(records) - acknowledged),
             lost=missing.total(),
@@ -71,5 +73,5 @@ async def test_fuzzed_requests(chaos: Chaos) -> None:
         assert acknowledged >= answers[200] > count // 2
         assert not [status for status in answers if status is not None and status >= 500], answers
         assert memory[-1] < memory[0] + GROWTH_MIB, "memory grows with what strangers send"
-        assert invalid(records, contract) == []
+        assert schema_violations(records, contract) == []
         assert not daemon.logged("internal_error")

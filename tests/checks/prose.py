@@ -18,8 +18,8 @@ from pathlib import Path
 
 WORDS = Path(__file__).with_name("prose.toml")
 PROSE = (".md", ".yaml", ".yml", ".toml", ".service", ".html", ".json", "Makefile", "Dockerfile", "run")
-EXCLUDED = re.compile(r"\.lock$|package.*\.json|schemas/examples/|checks/prose\.|grafana/.*\.json|/static/")
-CODE = re.compile(r"`[^`]*`|https?://\S+")
+EXCLUDED = re.compile(r"\.lock$|package.*\.json|schemas/examples/|tests/checks/.*prose\.|grafana/.*\.json|/static/")
+CODE = re.compile(r"`[^`]*`|\{[^{}]*\}|https?://\S+")
 
 
 @functools.cache

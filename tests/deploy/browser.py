@@ -13,7 +13,7 @@ from tests.deploy.external_tools import tool
 from tests.support.daemon import request
 
 OPTIONS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars")
-# There is nothing but our own page in it; a sandbox of its own cannot be had in many containers.
+# It loads only our own page; many containers do not allow a sandbox.
 
 
 class Browser:
@@ -73,7 +73,7 @@ class Browser:
 
 @contextlib.contextmanager
 def chromium(*, width: int = 1100, height: int = 900) -> Iterator[Browser]:
-    """Run a Chromium; skip the test, naming what is missing, where there is none."""
+    """Run Chromium; skip the test with the reason if it is not installed."""
     command = [tool("chromedriver"), "--port=0"]
     binary = tool("chromium")
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:

@@ -1,6 +1,6 @@
 """Tools that judge what is in deploy/, taken from the machine, or from Go's module proxy once into .cache/tools.
 
-A tool that cannot be had skips the checks that need it, by name: pytest's summary then says what was not checked.
+A check is skipped by name if its tool is unavailable: pytest's summary then lists what was not checked.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ PROMETHEUS_OPERATOR = "github.com/prometheus-operator/prometheus-operator@v0.85.
 
 @functools.cache
 def tool(name: str) -> str:
-    """Return a tool's path; skip the test that asked, with the reason, when it cannot be had."""
+    """Return a tool's path; skip the test with the reason if it is unavailable."""
     if found := shutil.which(name):
         return found
     if name not in GO_TOOLS:
@@ -99,7 +99,7 @@ def prometheus_operator_crds() -> Path:
 
 
 def _module(module: str) -> Path:
-    """Return where Go keeps a module's files, got from its proxy if need be; skip the test when it cannot be had."""
+    """Return where Go keeps a module's files, fetched from its proxy if needed; skip the test if it is unavailable."""
     if shutil.which("go") is None:
         pytest.skip(f"NOT CHECKED: no Go to get {module} with")
     got = subprocess.run(
@@ -111,7 +111,7 @@ def _module(module: str) -> Path:
         check=False,
     )
     if got.returncode:
-        pytest.skip(f"NOT CHECKED: {module} could not be had")
+        pytest.skip(f"NOT CHECKED: {module} is unavailable")
     return Path(json.loads(got.stdout)["Dir"])
 
 

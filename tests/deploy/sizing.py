@@ -1,7 +1,7 @@
 """Writes deploy/SIZING.md from what was measured: `make bench generate-sizing`, on a machine that does nothing else.
 
 deploy/sizing.json keeps the measures: those of time and memory are taken from `make bench`, those of bytes here, from a
-mixture of events that is the same each time. All else on the page is arithmetic, done anew by `make generate-deploy`.
+mixture of events that is the same each time. All else on the page is computed by `make generate-deploy`.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def page(measures: dict[str, Any]) -> str:
         return f"| {title} | {' | '.join(cells)} |"
 
     def volume(seconds: int) -> list[str]:
-        # All but one replica: the one that is away takes nothing.
+        # All but one replica: one may be down.
         needed = [rate * seconds * size["journal"] / USABLE / GIB / (replicas[rate] - 1) for rate in RATES]
         return [f"{max(1, math.ceil(each)):,} GiB" for each in needed]
 
@@ -123,7 +123,7 @@ def page(measures: dict[str, Any]) -> str:
     ]
     rates = [
         row("cores for the work", [f"{rate * cpu / 1e6:.5f}".rstrip("0") for rate in RATES]),
-        row("replicas, one of which may be away", [str(replicas[rate]) for rate in RATES]),
+        row("replicas, one of which may be down", [str(replicas[rate]) for rate in RATES]),
         row("volume for a day without Kafka, each", volume(86400)),
         row("volume for an hour without Kafka, each", volume(3600)),
         row("into Kafka, times the replication factor", [f"{rate * record / 1000:,.0f} kB/s" for rate in RATES]),

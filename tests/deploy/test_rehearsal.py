@@ -68,7 +68,7 @@ class Image(NamedTuple):
         )
 
     def inside(self, pid: int, *command: str) -> subprocess.CompletedProcess[bytes]:
-        """Run a command beside a running one, as its user."""
+        """Run a command in the namespaces of a running one, as its user."""
         user, group = self.words["USER"].split(":")
         enter = ["nsenter", f"--target={pid}", "--mount", "--net", "--root", f"--setuid={user}", f"--setgid={group}"]
         return subprocess.run(
@@ -83,7 +83,7 @@ def image() -> Iterator[Image]:
         os.getuid()
         or subprocess.run(["unshare", "--mount", "--net", "true"], capture_output=True, check=False).returncode
     ):
-        pytest.skip("NOT RUN: without an engine the image is rehearsed by root alone, in namespaces")
+        pytest.skip("NOT RUN: without an engine only root can test the image, in namespaces")
     with tempfile.TemporaryDirectory() as name:
         root = Path(name) / "root"
         root.mkdir()
@@ -174,7 +174,7 @@ def test_image_has_traces_and_no_installer(image: Image) -> None:
 
 
 def test_image_has_its_bytecode(image: Image) -> None:
-    """What cannot be written beside the code at run time is there already: a start need not compile."""
+    """The bytecode that cannot be written at run time is in the image: a start compiles nothing."""
     folder = next((image.root / "opt/bridge/lib").glob("python*/site-packages"))
     for package in ("bridge", "aiohttp", "aiokafka"):
         modules = list((folder / package).rglob("*.py"))

@@ -225,7 +225,7 @@ def earlier_ids(state: State) -> Iterator[int]:
 
 
 def check_log(root: Path, name: str, owed: list[int], allowed: set[int]) -> None:
-    """Open a log; nothing that it owes is missing, nothing is foreign, and it goes on."""
+    """Open a log; nothing that it owes is missing, nothing is foreign, and appends work."""
     damage: list[Damage] = []
     log = open_log(root, name, UnsyncedFiles(), damage.append)
     found = read_ids(log)

@@ -5,7 +5,7 @@ deliveries. After each single change of one file:
 
 * every delivery outside the damaged frame is read, in order, once; none is read that was not appended;
 * the deliveries that are not read are counted as lost, exactly, with nothing silent;
-* opening never raises, the next append works, and the log goes on with it.
+* opening never raises, the next append works, and the log continues with it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Original(NamedTuple):
     def loses_confirmation(self, name: str, end: int) -> bool:
         """Return whether damage up to `end` of a segment reaches the frame that confirms the last deliveries.
 
-        Without it, they cannot be told from a write that a power cut interrupted: they are reported, not counted.
+        Without it, they look like a write that a power cut interrupted: they are reported, not counted.
         """
         return name == list(self.files)[-1] and end > self.frames[name][-1][0]
 
@@ -231,7 +231,7 @@ def test_every_pair_of_swapped_sectors_costs_at_most_the_frames_in_them(
 
 
 def test_a_missing_segment_is_counted_exactly_unless_it_is_the_last(original: Original, memory_directory: Path) -> None:
-    """A first segment that is gone is known from the next one; of a last one nothing is left that could tell."""
+    """A missing first segment is known from the next one; a missing last one leaves no trace."""
     first, last = original.files
     found = reopen(memory_directory, {last: original.files[last]})
     check(original, found, original.affected(first, 0, 2**40), "first")

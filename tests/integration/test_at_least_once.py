@@ -17,7 +17,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from bridge.contract.schemas import Contract
 from tests.support.brokers import ApacheKafka, Broker
 from tests.support.daemon import TOKEN, Daemon, Load, wait_for
-from tests.support.delivery_checker import invalid, judge, kept, read_all
+from tests.support.delivery_checker import assert_no_loss, read_all, schema_violations, verify_delivery
 
 
 def topics(prefix: str) -> list[str]:
@@ -41,10 +41,10 @@ async def test_simulated_life_arrives_whole_valid_and_in_order(broker: Broker, t
             report = load.finish()
         wait_for(daemon.drained)
         records = await read_all(broker.bootstrap_servers, topics(prefix))
-        verdict = judge(load.acknowledged(), records)
-        kept(verdict)
+        verdict = verify_delivery(load.acknowledged(), records)
+        assert_no_loss(verdict)
         assert report["acknowledged"] == verdict.acknowledged == verdict.published == 2000
-        assert invalid(records, Contract.load(prefix)) == []
+        assert schema_violations(records, Contract.load(prefix)) == []
         assert {record.topic for record in records} >= {f"{prefix}video.status.stream-ready"}
         assert daemon.stop() == 0
 
@@ -69,7 +69,7 @@ async def test_kafka_absent_at_start_and_gone_in_the_middle(
             assert late.finish()["rejected"] == {}
         wait_for(daemon.drained, 60)
         records = await read_all(own_kafka.bootstrap_servers, topics(prefix))
-        kept(judge([*early.acknowledged(), *late.acknowledged()], records))
+        assert_no_loss(verify_delivery([*early.acknowledged(), *late.acknowledged()], records))
         assert daemon.stop() == 0
 
 
@@ -86,8 +86,8 @@ async def test_a_stop_while_kafka_is_away_is_prompt_and_loses_nothing(
         daemon.settings["kafka_bootstrap_servers"] = apache_kafka.bootstrap_servers
         daemon.start()
         wait_for(daemon.drained, 60)
-        verdict = judge(load.acknowledged(), await read_all(apache_kafka.bootstrap_servers, topics(prefix)))
-        kept(verdict)
+        verdict = verify_delivery(load.acknowledged(), await read_all(apache_kafka.bootstrap_servers, topics(prefix)))
+        assert_no_loss(verdict)
         assert verdict.repeated == 0
 
 
@@ -103,10 +103,11 @@ async def test_sigterm_under_load(apache_kafka: Broker, tmp_path: Path, prefix: 
                 daemon.start()
             load.finish()
         wait_for(daemon.drained, 60)
-        verdict = judge(load.acknowledged(), await read_all(apache_kafka.bootstrap_servers, topics(prefix)))
-        kept(verdict)
+        verdict = verify_delivery(load.acknowledged(), await read_all(apache_kafka.bootstrap_servers, topics(prefix)))
+        assert_no_loss(verdict)
 
 
+@pytest.mark.long
 async def test_kill_nine_ten_times(apache_kafka: Broker, tmp_path: Path, prefix: str) -> None:
     """Killed at random moments under load, start-up included, the bridge loses nothing and keeps each asset's order."""
     moments = random.Random(6)
@@ -123,8 +124,8 @@ async def test_kill_nine_ten_times(apache_kafka: Broker, tmp_path: Path, prefix:
                 daemon.start()
             report = load.finish(180)
         wait_for(daemon.drained, 60)
-        verdict = judge(load.acknowledged(), await read_all(apache_kafka.bootstrap_servers, topics(prefix)))
-        kept(verdict)
+        verdict = verify_delivery(load.acknowledged(), await read_all(apache_kafka.bootstrap_servers, topics(prefix)))
+        assert_no_loss(verdict)
         assert report["acknowledged"] == 8000
         assert report["connection_errors"] > 0, "no kill met the load: the test proves nothing"
 
@@ -152,7 +153,7 @@ async def test_a_topic_that_refuses_parks_its_own_events(apache_kafka: Broker, t
                 more.finish()
             wait_for(daemon.drained, 60)
         records = await read_all(apache_kafka.bootstrap_servers, topics(prefix))
-        kept(judge([*load.acknowledged(), *more.acknowledged()], records))
+        assert_no_loss(verify_delivery([*load.acknowledged(), *more.acknowledged()], records))
     finally:
         await admin.close()
 
@@ -194,8 +195,8 @@ async def test_ack_kafka_answers_only_when_kafka_has_it(own_kafka: ApacheKafka, 
     with Daemon(tmp_path, own_kafka.bootstrap_servers, prefix, **settings) as daemon:
         with Load(daemon, tmp_path, count=500, seed=9) as load:
             load.finish()
-        verdict = judge(load.acknowledged(), await read_all(own_kafka.bootstrap_servers, topics(prefix)))
-        kept(verdict)
+        verdict = verify_delivery(load.acknowledged(), await read_all(own_kafka.bootstrap_servers, topics(prefix)))
+        assert_no_loss(verdict)
         assert verdict.acknowledged == 500
         own_kafka.freeze()
         answer = daemon.post(b"{}")

@@ -11,7 +11,7 @@ from bridge.devtools.simulated_assets import WORKSPACES
 from tests.support.brokers import Broker
 from tests.support.brokers.apache import free_port
 from tests.support.brokers.guarded import PASSWORD
-from tests.support.cli import Ran, bridge, make_topics
+from tests.support.cli import CommandResult, bridge, make_topics
 from tests.support.daemon import TOKEN, Daemon, wait_for
 from tests.support.mock_gumlet import gumlet
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 URL = "http://127.0.0.1:9/webhooks/gumlet"
 
 
-def results(ran: Ran) -> dict[str, str]:
+def results(ran: CommandResult) -> dict[str, str]:
     """Return each check's result by its first word; of several the worst."""
     found: dict[str, str] = {}
     for line in ran.lines:

@@ -1,4 +1,4 @@
-"""A scale-down in miniature: two replicas on one port, one is told to go while deliveries come in."""
+"""Graceful shutdown: two replicas share a port, one is terminated under load."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from bridge.contract.schemas import Contract
 from tests.support.brokers import Broker
 from tests.support.daemon import TOKEN, Daemon, Load, wait_for
-from tests.support.delivery_checker import judge, kept, read_all
+from tests.support.delivery_checker import assert_no_loss, read_all, verify_delivery
 
 
 def deliveries(daemon: Daemon) -> float:
@@ -18,7 +18,7 @@ def deliveries(daemon: Daemon) -> float:
 
 
 async def test_one_of_two_leaves_under_load(broker: Broker, tmp_path: Path, prefix: str) -> None:
-    """None is lost, no connection is reset, nobody is refused: the one that leaves drains, the other takes over."""
+    """No delivery is lost, no connection reset and no request rejected: one replica drains, the other takes over."""
     settings: dict[str, object] = {"reuse_port": True}
     homes = [tmp_path / "first", tmp_path / "second"]
     for home in homes:
@@ -39,9 +39,9 @@ async def test_one_of_two_leaves_under_load(broker: Broker, tmp_path: Path, pref
             assert report["connection_errors"] == 0
             names = [topic.name for topic in Contract.load(prefix).topics.values()]
             records = await read_all(broker.bootstrap_servers, names)
-            verdict = judge(load.acknowledged(), records)
+            verdict = verify_delivery(load.acknowledged(), records)
             # Two replicas keep an asset's order only where its events come through the same one.
-            kept(verdict._replace(disordered=[]))
+            assert_no_loss(verdict._replace(disordered=[]))
             assert verdict.acknowledged == verdict.published == 12000
 
 

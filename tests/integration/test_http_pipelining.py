@@ -31,7 +31,7 @@ def whole(body: bytes = BODY, token: str = TOKEN, path: str = "/webhooks/gumlet"
 
 
 class Sender:
-    """A connection that sends what it is told, and reads answers one by one."""
+    """A connection that sends raw bytes and reads the responses one by one."""
 
     def __init__(self, daemon: Daemon) -> None:
         address = urlsplit(daemon.public)
@@ -61,7 +61,7 @@ class Sender:
         return self.answer()[0]
 
     def closed(self) -> bool:
-        """Tell whether the other side has closed."""
+        """Return whether the other side has closed the connection."""
         return self._file.read(1) == b""
 
 

@@ -44,7 +44,7 @@ def raw(daemon: Daemon, *parts: bytes, pause: float = 0.0) -> bytes:
 
 
 def test_a_good_delivery_gets_200(daemon: Daemon) -> None:
-    """A delivery with the token is acknowledged, and says nothing about what runs here."""
+    """A delivery with the token is acknowledged; the response does not disclose the server software."""
     answer = daemon.post(BODY)
     assert answer.status == 200
     assert answer.headers["server"] == "bridge"
@@ -124,7 +124,7 @@ def test_a_body_that_is_not_in_its_encoding_gets_400(daemon: Daemon) -> None:
 
 
 def test_a_slow_body_gets_408(daemon: Daemon) -> None:
-    """A sender that stops in the middle of its body is told so, and the connection closes."""
+    """A sender that stops in the middle of its body gets 408, and the connection closes."""
     head = f"POST /webhooks/gumlet HTTP/1.1\r\nHost: x\r\nx-gumlet-token: {TOKEN}\r\nContent-Length: 100\r\n\r\n"
     answer = raw(daemon, head.encode() + b"{")
     assert answer.startswith(b"HTTP/1.1 408 ")
@@ -132,7 +132,7 @@ def test_a_slow_body_gets_408(daemon: Daemon) -> None:
 
 
 def test_slow_headers_get_408(daemon: Daemon) -> None:
-    """A sender that never finishes its headers is told so, on its first request and on a later one."""
+    """A sender that never finishes its headers gets 408, on its first request and on a later one."""
     assert raw(daemon, b"POST /webhooks/gumlet HTTP/1.1\r\nHost: x\r\n").startswith(b"HTTP/1.1 408 ")
     first = f"POST /webhooks/gumlet HTTP/1.1\r\nHost: x\r\nx-gumlet-token: {TOKEN}\r\nContent-Length: 2\r\n\r\n{{}}"
     both = raw(daemon, first.encode(), b"POST /webhooks", pause=0.3)
@@ -221,7 +221,7 @@ def test_tokens_are_read_again_when_their_file_changes(embedded_broker: Broker, 
 
 
 def test_without_a_token_it_does_not_start(tmp_path: Path) -> None:
-    """A bridge that would believe anybody ends with 78 and says what to do, unless it was told to."""
+    """Without tokens the bridge exits with 78 and a fix, unless unauthenticated access is allowed explicitly."""
     daemon = Daemon(tmp_path, "127.0.0.1:1", tokens=None)
     assert daemon.spawn().wait(30) == 78
     assert "BRIDGE_TOKENS" in daemon.log()

@@ -1,4 +1,4 @@
-"""`gumlet-bridge journal` as its users run it: beside a running daemon, and on a volume whose daemon is gone."""
+"""`gumlet-bridge journal` as its users run it: with a running daemon, and on a volume without a daemon."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ BODIES = [*(orjson.dumps(ready(number)) for number in range(20)), BROKEN, BINARY
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Path:
-    """Return the journal of a daemon that crashed while Kafka was away."""
+    """Return the journal of a daemon that crashed while Kafka was unavailable."""
     with Daemon(tmp_path, NOWHERE, topics_provision="off") as daemon:
         assert {daemon.post(body, "/webhooks/gumlet/films").status for body in BODIES} == {200}
     return tmp_path / "journal"
 
 
 async def test_beside_a_running_daemon(tmp_path: Path) -> None:
-    """List, show, export and verify read what waits; drain does not touch it, and ends with 75."""
+    """List, show, export and verify read the pending deliveries; drain changes nothing and exits with 75."""
     with Daemon(tmp_path, NOWHERE, topics_provision="off") as daemon:
         for body in BODIES:
             daemon.post(body, "/webhooks/gumlet/films")
@@ -110,7 +110,7 @@ async def test_verify_names_damage_and_its_cost(journal: Path) -> None:
 
 
 async def test_drain(broker: Broker, prefix: str, journal: Path) -> None:
-    """What waits, the parked too, is on Kafka in order, as the daemon would have sent it; the journal is empty."""
+    """Pending and parked deliveries are published in order, as the daemon would publish them; the journal is empty."""
     kafka = KafkaSettings(bootstrap_servers=broker.bootstrap_servers)
     await make_topics(broker, kafka, prefix)
     topic, dead_letter = f"{prefix}video.status.ready", f"{prefix}dead-letter"

@@ -43,7 +43,7 @@ def held(daemon: Daemon, count: int, source: str = "127.0.0.1") -> Iterator[list
 
 
 def everything(connection: socket.socket) -> bytes:
-    """Return what comes until the other side closes."""
+    """Return the bytes received until the other side closes."""
     received = b""
     with connection, contextlib.suppress(ConnectionResetError):
         while chunk := connection.recv(65536):
@@ -57,7 +57,7 @@ def refused(daemon: Daemon, reason: str) -> float:
 
 
 def test_one_connection_more_than_may_be_open_gets_503(tmp_path: Path) -> None:
-    """It is told to come again and closed; those that are open go on; when one has gone, there is room."""
+    """The extra connection gets 503 and is closed; open ones continue; once one ends, another is accepted."""
     with Daemon(tmp_path, NOWHERE, max_connections=5) as daemon, held(daemon, 5) as inside:
         one_more = connect(daemon)
         one_more.sendall(DELIVERY)

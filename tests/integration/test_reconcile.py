@@ -14,7 +14,7 @@ from bridge.devtools import asyncapi
 from bridge.devtools.simulated_assets import DELETED, REPACKAGED, TYPES, WORKSPACES
 from tests.support.cli import bridge, make_topics
 from tests.support.daemon import TOKEN, Daemon, wait_for
-from tests.support.delivery_checker import header, invalid, read_all
+from tests.support.delivery_checker import header, read_all, schema_violations
 from tests.support.mock_gumlet import gumlet
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ async def test_reconcile_restores_every_final_state_after_a_long_outage(
         assert {header(record, "ce_source").rpartition("/")[2] for record in reconciled} == {"films"}
         lost = {line["type"] for line in ran.lines if line["outcome"].startswith("unrecoverable")}
         assert "video.status.created" in lost
-        assert invalid(records, contract) == []
+        assert schema_violations(records, contract) == []
         assert wrong_headers(records, contract) == []
 
         again = await bridge("reconcile", "--yes", **settings)

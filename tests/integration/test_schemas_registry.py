@@ -111,8 +111,8 @@ async def test_an_incompatible_change_is_told_and_holds_up_no_other(
     assert (ready["state"], ready["version"]) == ("registered", 1)
 
 
-async def test_failures_end_with_one_and_say_what_to_do(prefix: str) -> None:
-    """A registry that fails, refuses the credentials or is away ends the command at once; no secret is printed."""
+async def test_failures_name_the_fix_and_a_permanent_one_exits_with_78(prefix: str) -> None:
+    """Rejected credentials and missing rights exit with 78, a registry that fails or is unreachable with 1."""
     settings: dict[str, object] = {"topics_prefix": prefix, "registry_username": "u", "registry_password": SECRET}
     with StrictRegistry(basic=("u", "another")) as played:
         settings["registry_url"] = played.url
@@ -123,14 +123,14 @@ async def test_failures_end_with_one_and_say_what_to_do(prefix: str) -> None:
         played.problem = Problem(40301, "not yours")
         forbidden = await bridge("schemas", "status", **settings)
     away = await bridge("schemas", "register", **settings)
-    for ran, said in (
-        (refused, "BRIDGE_REGISTRY_USERNAME"),
-        (failing, "try again later"),
-        (forbidden, "forbids it"),
-        (away, "does not respond"),
+    for ran, code, text in (
+        (refused, 78, "BRIDGE_REGISTRY_USERNAME"),
+        (failing, 1, "retry later"),
+        (forbidden, 78, "denies access"),
+        (away, 1, "does not respond"),
     ):
-        assert (ran.code, ran.out) == (1, ""), ran.err
-        assert said in ran.err
+        assert (ran.code, ran.out) == (code, ""), ran.err
+        assert text in ran.err
         assert SECRET not in ran.err
         assert base64.b64encode(f"u:{SECRET}".encode()).decode() not in ran.err
 
@@ -170,7 +170,7 @@ async def test_a_type_that_is_none(prefix: str) -> None:
         "schemas", "status", "--type", "no.such", registry_url="http://127.0.0.1:9", topics_prefix=prefix
     )
     assert ran.code == 1
-    assert "no.such is no event type" in ran.err
+    assert "no.such is not an event type" in ran.err
 
 
 async def test_tls(tmp_path: Path, prefix: str) -> None:

@@ -1,4 +1,4 @@
-"""Nobody gets in, and nobody who tries slows the honest sender or learns a secret."""
+"""Unauthorized requests are rejected, do not slow the authorized sender and disclose no secret."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ async def test_a_secret_is_nowhere(apache_kafka: Broker, tmp_path: Path, prefix:
 
 @pytest.mark.parametrize("token", ["x" * 7000, TOKEN + "\x00", TOKEN.upper(), f" {TOKEN} x"])
 def test_odd_tokens_do_not_pass(tmp_path: Path, token: str) -> None:
-    """Neither a very long token nor one that is nearly right is believed."""
+    """Neither a very long token nor an almost correct one is accepted."""
     with Daemon(tmp_path, "127.0.0.1:1") as daemon:
         assert Sender(daemon).send(request(b"{}", "Content-Length: 2", token=token), close=True) in (400, 401)
         assert daemon.status()["journal"]["deliveries"] == 0

@@ -111,7 +111,7 @@ async def arrives(daemon: Daemon, kafka: SecureKafka, prefix: str) -> None:
 async def test_kafka_over_mutual_tls(
     secure_kafka: SecureKafka, authority: Authority, tmp_path: Path, prefix: str
 ) -> None:
-    """With a certificate that the broker's authority vouches for, events flow; without one they wait."""
+    """With a certificate of the broker's authority events are published; without one they are pending."""
     certificate, key = authority.certificate("client")
     settings: dict[str, Any] = {
         "kafka_security_protocol": "SSL",
@@ -131,7 +131,7 @@ async def test_kafka_over_mutual_tls(
 async def test_kafka_over_scram_and_tls(
     secure_kafka: SecureKafka, authority: Authority, tmp_path: Path, prefix: str
 ) -> None:
-    """With SCRAM-SHA-512 events flow; with a wrong password they wait, and the password is in no log."""
+    """With SCRAM-SHA-512 events are published; with a wrong password they are pending; no log has the password."""
     settings: dict[str, Any] = {
         "kafka_security_protocol": "SASL_SSL",
         "kafka_ssl_cafile": authority.ca,
@@ -193,7 +193,7 @@ def test_tls_on_the_ingress_with_a_renewal(authority: Authority, tmp_path: Path)
         assert status == 200
         renewed = authority.certificate("second")
         shutil.copy(renewed[0], pair[0])
-        wait_for(lambda: daemon.logged("tls_certificate_reload_failed"), what="the half renewal told")
+        wait_for(lambda: daemon.logged("tls_certificate_reload_failed"), what="the half renewal logged")
         assert over_tls(daemon, authority.ca) == (200, first)
         shutil.copy(renewed[1], pair[1])
         wait_for(lambda: daemon.logged("certificate_reloaded"), what="the renewal")

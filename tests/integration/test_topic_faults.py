@@ -137,7 +137,7 @@ async def test_dead_letter_that_its_topic_rejects_stops_nothing(
 async def test_topic_that_rejects_old_records_gets_them_with_a_later_time(
     apache_kafka: Broker, tmp_path: Path, prefix: str, provision: str
 ) -> None:
-    """What waited longer than `message.timestamp.before.max.ms` is published; `ce_time` is still the receipt."""
+    """An event pending for longer than `message.timestamp.before.max.ms` is published; `ce_time` is the receipt."""
     topic = f"{prefix}{READY}"
     await create(apache_kafka.bootstrap_servers, prefix, video_status_ready={"message.timestamp.before.max.ms": "2000"})
     with Daemon(tmp_path, "127.0.0.1:1", prefix, topics_provision=provision) as daemon:
@@ -157,7 +157,7 @@ async def test_topic_that_rejects_old_records_gets_them_with_a_later_time(
 
 
 async def test_unusual_timestamps_do_not_stop_the_daemon(apache_kafka: Broker, tmp_path: Path, prefix: str) -> None:
-    """A leap second, the year 0 and numbers out of range are published or dead-lettered; the daemon goes on."""
+    """A leap second, the year 0 and numbers out of range are published or dead-lettered; the daemon continues."""
     await create(apache_kafka.bootstrap_servers, prefix)
     times = ["2016-12-31T23:59:60.000Z", "0000-01-01T00:00:00.000Z", "9999-12-31T23:59:59Z", -1, 0, 2**63, 1e300]
     with Daemon(tmp_path, apache_kafka.bootstrap_servers, prefix, topics_provision="off") as daemon:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -218,7 +219,7 @@ async def test_a_replayed_dead_letter_is_framed(broker: Broker, played: StrictRe
     """A tool that publishes uses the daemon's wire format, and does not wait for a registry that is away."""
     settings = settings_of(played.url, "confluent", broker, prefix)
     await register(settings)
-    delivery = Delivery(1_790_000_000_123, "films", READY)
+    delivery = Delivery(int(time.time() * 1000), "films", READY)  # an older record is deleted by retention
     letter = Normalizer(Contract.load(prefix)).dead_letter(delivery, "schema_violation", "a schema that is mended now")
     kafka = KafkaSettings(bootstrap_servers=broker.bootstrap_servers)
     await make_topics(broker, kafka, prefix)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tests.support.brokers import Broker
 
 PARTITIONS = 4
-"""What the embedded broker gives to each topic, and cannot be told otherwise."""
+"""The fixed number of partitions of the embedded broker's topics."""
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ async def test_group_goes_on_where_it_left_off(broker: Broker, topic: str, prefi
     async with producing(broker) as producer:
         await send(producer, topic, 0, [b"1", b"2"])
         async with consuming(broker, **group) as consumer:
-            # Assigned, not joined: the embedded broker makes whoever joins wait for three seconds.
+            # Assigned, not joined: the embedded broker delays each group member by three seconds.
             consumer.assign([partition])
             assert [(await consumer.getone()).value for _ in range(2)] == [b"1", b"2"]
             await consumer.commit()
@@ -134,7 +134,7 @@ async def test_group_goes_on_where_it_left_off(broker: Broker, topic: str, prefi
 
 
 async def test_partitions_are_known(broker: Broker, topic: str) -> None:
-    """A producer is told a topic's partitions before it sends to it."""
+    """A producer knows a topic's partitions before it sends to it."""
     async with producing(broker) as producer:
         assert await producer.partitions_for(topic) == set(range(PARTITIONS))
 
@@ -189,7 +189,7 @@ def test_partition_of_a_key_is_javas(key: bytes, java: int) -> None:
 
 
 def unsecured_token(user: str) -> str:
-    """Return a token that a Kafka without an OAuth server believes: a JWT that nobody signed."""
+    """Return a token that Kafka accepts without an OAuth server: an unsigned JWT."""
     claims = {"sub": user, "iat": time.time(), "exp": time.time() + 600}
     parts = (base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=") for part in ({"alg": "none"}, claims))
     return b".".join((*parts, b"")).decode()
@@ -279,7 +279,7 @@ async def test_tls(guarded: dict[str, str]) -> None:
 
 
 def test_bad_certificate_names_the_setting(tmp_path: Path) -> None:
-    """A file that is no certificate is a mistake in the configuration, told by the setting's name."""
+    """An invalid certificate file is a configuration error that names the setting."""
     rubbish = tmp_path / "ca.pem"
     rubbish.write_text("rubbish")
     with pytest.raises(ConfigError, match="BRIDGE_KAFKA_SSL_CAFILE"):

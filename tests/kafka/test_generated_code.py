@@ -82,6 +82,7 @@ def test_python_models_take_every_example(tmp_path: Path) -> None:
             model.model_validate({})
 
 
+@pytest.mark.long
 def test_typescript_types_take_every_example(tmp_path: Path) -> None:
     """json-schema-to-typescript's types compile under `strict`, and each record is of its type."""
     tools = NODE / "node_modules" / ".bin"
@@ -139,6 +140,7 @@ func decode[T any](t *testing.T, path string) {
 """
 
 
+@pytest.mark.long
 def test_go_types_take_every_example(tmp_path: Path) -> None:
     """go-jsonschema's types compile, decode each record with their checks, and lose no property."""
     if shutil.which("go") is None:

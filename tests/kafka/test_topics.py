@@ -124,7 +124,7 @@ async def test_settings_override_the_contract(apache_kafka: Broker, admin: AIOKa
 
 
 async def test_the_brokers_default_applies_without_a_partition_count(apache_kafka: Broker, prefix: str) -> None:
-    """Where neither contract nor settings give a count, the broker's default is no difference."""
+    """Where neither contract nor settings give a count, the broker's default is accepted."""
     contract, settings = contract_of(prefix, partitions=None), settings_for(apache_kafka.bootstrap_servers)
     assert (await ensure(settings, contract)).differences == []
 

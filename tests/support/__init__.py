@@ -1,1 +1,1 @@
-"""Parts that several tests share."""
+"""Code that several tests share."""

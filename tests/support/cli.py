@@ -1,4 +1,4 @@
-"""The bridge's commands as their users and scripts run them, and the contract's topics made for a test."""
+"""The bridge's commands as processes of their own, and creating topics and publishing events for a test."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from tests.support.brokers import Broker
 
 
-class Ran:
-    """A command that has ended: its exit code, its JSON lines on standard output, its words on standard error."""
+class CommandResult:
+    """A finished command: exit code, JSON lines on standard output, text on standard error."""
 
     def __init__(self, process: subprocess.CompletedProcess[bytes]) -> None:
         self.code = process.returncode
@@ -37,10 +37,10 @@ class Ran:
         return [orjson.loads(line) for line in self.out.splitlines()]
 
 
-async def bridge(*arguments: str, **settings: object) -> Ran:
+async def bridge(*arguments: str, **settings: object) -> CommandResult:
     """Run `bridge` with arguments in a process of its own; settings are BRIDGE_ variables in lower case."""
     command = [*BRIDGE, *arguments]
-    return Ran(
+    return CommandResult(
         await asyncio.to_thread(
             subprocess.run,
             command,

@@ -1,4 +1,4 @@
-"""The daemon as a process of its own, and the simulator beside it: for tests that see the bridge as its users do."""
+"""The daemon and the load generator as processes of their own, for tests that use the bridge as its users do."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BRIDGE = (sys.executable, "-m", "bridge")
 
 
 class Answer(NamedTuple):
-    """An HTTP answer."""
+    """An HTTP response."""
 
     status: int
     headers: dict[str, str]
@@ -32,9 +32,9 @@ class Answer(NamedTuple):
 
 
 def environment(**settings: object) -> dict[str, str]:
-    """Return an environment in which nothing of the caller's configures the bridge."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("BRIDGE_")}
-    return kept | {f"BRIDGE_{name.upper()}": str(value) for name, value in settings.items()}
+    """Return an environment without the caller's BRIDGE_ variables and with those of `settings`."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("BRIDGE_")}
+    return inherited | {f"BRIDGE_{name.upper()}": str(value) for name, value in settings.items()}
 
 
 def wait_for(condition: Any, seconds: float = 30.0, what: str = "") -> None:
@@ -48,10 +48,9 @@ def wait_for(condition: Any, seconds: float = 30.0, what: str = "") -> None:
 class Daemon:
     """`gumlet-bridge serve` with ports of its own and everything it needs in `directory`.
 
-    It may be started again and again on the same journal and ports. The ports are none of those that the system gives
-    to outgoing connections: a sender that tries one while the daemon is down can be given it, and be connected to
-    itself. Settings are BRIDGE_ variables in lower case. With
-    `source_tree` it runs the code of another checkout.
+    It can be restarted on the same journal and ports. The ports are outside the range of outgoing connections:
+    otherwise a client that connects while the daemon is down could be given the port and connect to itself. Settings
+    are BRIDGE_ variables in lower case. With `source_tree` it runs the code of another checkout.
     """
 
     def __init__(self, directory: Path, bootstrap_servers: str, prefix: str = "gumlet.", **settings: Any) -> None:
@@ -67,7 +66,7 @@ class Daemon:
             "topics_prefix": prefix,
             **settings,
         }
-        self.wrapper: Sequence[str] = ()  # a command that runs the daemon in its own place: strace -D, prlimit, env
+        self.wrapper: Sequence[str] = ()  # a command that replaces itself by the daemon: strace -D, prlimit, env
         self.process: subprocess.Popen[bytes] | None = None
         self.source_tree: Path | None = None
         self.public = self.admin = ""
@@ -107,13 +106,13 @@ class Daemon:
         self.settings["admin_listen"] = urlsplit(self.admin).netloc
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """Ask the process to end, and return its exit code."""
+        """Send a signal, wait for the end, and return the exit code."""
         assert self.process is not None
         self.process.send_signal(number)
         return self.process.wait(STOP_SECONDS)
 
     def kill(self) -> None:
-        """End the process as a crash would."""
+        """Kill the process (SIGKILL)."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
@@ -142,29 +141,29 @@ class Daemon:
         method: str = "POST",
         headers: dict[str, str] | None = None,
     ) -> Answer:
-        """Send one request and return its answer."""
+        """Send one request and return the response."""
         all_headers = {} if token is None else {"x-gumlet-token": token}
         return request(self.public, method, path, body, all_headers | (headers or {}))
 
     def status(self) -> dict[str, Any]:
-        """Return what the admin port says."""
+        """Return the status of the admin port."""
         return dict(json.loads(request(self.admin, "GET", "/status").body))
 
     def metric(self, sample: str) -> float:
-        """Return the value of a sample, named with its labels as in the text format; 0 when there is none."""
+        """Return the value of a sample, named with its labels as in the text format, or 0."""
         for line in request(self.admin, "GET", "/metrics").body.splitlines():
             if line.startswith(f"{sample} "):
                 return float(line.rpartition(" ")[2])
         return 0.0
 
     def memory_mib(self, which: str = "VmRSS") -> float:
-        """Return the memory that the process has resident, or with `VmHWM` the most it ever had."""
+        """Return the resident memory of the process, or with `VmHWM` its maximum."""
         assert self.process is not None
-        told = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(told.partition(f"{which}:")[2].split()[0]) / 1024
+        text = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(text.partition(f"{which}:")[2].split()[0]) / 1024
 
     def drained(self) -> bool:
-        """Tell whether nothing waits for Kafka."""
+        """Return whether no delivery is pending."""
         return bool(self.status()["journal"]["deliveries"] == 0)
 
 
@@ -182,7 +181,7 @@ def request(
 
 
 class Load:
-    """`gumlet-bridge simulate` as a process of its own, and what it says in the end."""
+    """`gumlet-bridge simulate` as a process of its own, and its report."""
 
     def __init__(self, daemon: Daemon, directory: Path, count: int, seed: int, **options: object) -> None:
         self.acknowledged_file = directory / f"acknowledged-{seed}.jsonl"
@@ -206,7 +205,7 @@ class Load:
             self.process.stdout.close()
 
     def acknowledged_so_far(self) -> int:
-        """Return how many deliveries have been acknowledged until now."""
+        """Return the number of acknowledged deliveries so far."""
         return self.acknowledged_file.read_bytes().count(b"\n") if self.acknowledged_file.exists() else 0
 
     def finish(self, seconds: float = 120.0) -> dict[str, Any]:

@@ -1,8 +1,7 @@
-"""One verdict on what was acknowledged and what is on Kafka, the same for every test that makes a fault.
+"""Compares acknowledged deliveries with the records on Kafka; used by every test that causes a fault.
 
-The promise: *acknowledged ⊆ published*, each event as often as it was acknowledged; the order of an asset's events
-within a topic kept among first publications; a repeat has the id of its original; nothing published that was never
-sent.
+The promise: each acknowledged delivery is published at least as often as it was acknowledged; first publications keep
+the order of an asset's events within a topic; a duplicate has the id of its original; every record was sent.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from jsonschema_rs import Registry, validator_for
 from bridge.contract.schemas import Contract
 
 
-class Verdict(NamedTuple):
-    """What was found: counts, and for what is wrong the first few in words."""
+class DeliveryCheck(NamedTuple):
+    """The result: counts, and a description of each lost, unknown or disordered event."""
 
     acknowledged: int
     published: int
@@ -33,7 +32,7 @@ class Verdict(NamedTuple):
 
 
 async def read_all(bootstrap_servers: str, topics: Collection[str]) -> list[ConsumerRecord]:
-    """Return every record of the topics, each partition's in order, by a consumer that knows nothing of the bridge."""
+    """Return every record of the topics, each partition's in order, with a consumer independent of the bridge."""
     lister = AIOKafkaConsumer(bootstrap_servers=bootstrap_servers)
     await lister.start()
     try:
@@ -61,16 +60,16 @@ async def read_all(bootstrap_servers: str, topics: Collection[str]) -> list[Cons
         await consumer.stop()
 
 
-class Kept(NamedTuple):
-    """What the verdict needs of a record: a million of them fit in memory."""
+class PublishedRecord(NamedTuple):
+    """The parts of a record that the check needs; a million of them fit in memory."""
 
     topic: str
     key: bytes | None
     headers: list[tuple[str, bytes]]
 
 
-def read_kept(bootstrap_servers: str, topics: Collection[str]) -> list[Kept]:
-    """Return what the verdict needs of every record, as `read_all` does, by librdkafka's consumer: millions in seconds.
+def read_published(bootstrap_servers: str, topics: Collection[str]) -> list[PublishedRecord]:
+    """Return the records as `read_all` does, with librdkafka's consumer, which reads millions in seconds.
 
     Blocks. Raises AssertionError when the topics cannot be read to their ends.
     """
@@ -86,7 +85,7 @@ def read_kept(bootstrap_servers: str, topics: Collection[str]) -> list[Kept]:
         ends = {(each.topic, each.partition): _end(consumer, each) for each in places}
         left = {place for place, end in ends.items() if end > 0}
         consumer.assign([each for each in places if (each.topic, each.partition) in left])
-        records: list[Kept] = []
+        records: list[PublishedRecord] = []
         deadline = time.monotonic() + 120
         while left:
             assert time.monotonic() < deadline, f"could not be read to the end: {left}"
@@ -95,7 +94,7 @@ def read_kept(bootstrap_servers: str, topics: Collection[str]) -> list[Kept]:
                 place = message.topic(), message.partition()
                 error = message.error()
                 if error is None:
-                    records.append(Kept(message.topic(), message.key(), [_id_header(message.headers())]))
+                    records.append(PublishedRecord(message.topic(), message.key(), [_id_header(message.headers())]))
                 elif error.name() == "_PARTITION_EOF" and message.offset() >= ends[place]:
                     left.discard(place)
         return records
@@ -104,7 +103,7 @@ def read_kept(bootstrap_servers: str, topics: Collection[str]) -> list[Kept]:
 
 
 def _end(consumer: Consumer, place: TopicPartition) -> int:
-    """Return where a partition ends; a broker that has just started may not lead it yet."""
+    """Return a partition's end offset; a broker that has just started may not lead it yet."""
     deadline = time.monotonic() + 60
     while True:
         try:
@@ -119,17 +118,17 @@ def _id_header(headers: list[tuple[str, bytes]]) -> tuple[str, bytes]:
     return next(each for each in headers if each[0] == "ce_id")
 
 
-def header(record: ConsumerRecord | Kept, name: str) -> str:
+def header(record: ConsumerRecord | PublishedRecord, name: str) -> str:
     """Return a record's header."""
     return str(dict(record.headers)[name].decode())
 
 
-def judge(
+def verify_delivery(
     acknowledged: Iterable[dict[str, Any]],
-    records: Iterable[ConsumerRecord | Kept],
+    records: Iterable[ConsumerRecord | PublishedRecord],
     sent: Collection[str] | None = None,
-) -> Verdict:
-    """Compare what was acknowledged with what is on Kafka. `sent`: all ids that were ever sent, if known."""
+) -> DeliveryCheck:
+    """Compare acknowledged deliveries with the records on Kafka. `sent`: the ids of all deliveries sent, if known."""
     published: Counter[str] = Counter()
     firsts: dict[tuple[str, str], list[str]] = defaultdict(list)
     for record in records:
@@ -156,18 +155,18 @@ def judge(
         if places != sorted(places):
             disordered.append(f"{event_type} of {asset}: {places}")
     repeated = sum(published.values()) - sum(owed.values())
-    return Verdict(sum(owed.values()), sum(published.values()), repeated, lost, unknown, disordered)
+    return DeliveryCheck(sum(owed.values()), sum(published.values()), repeated, lost, unknown, disordered)
 
 
-def kept(verdict: Verdict) -> None:
+def assert_no_loss(check: DeliveryCheck) -> None:
     """Assert the promise."""
-    assert not verdict.lost, f"{len(verdict.lost)} lost, for example {verdict.lost[:3]}"
-    assert not verdict.unknown, f"{len(verdict.unknown)} that nobody sent, for example {verdict.unknown[:3]}"
-    assert not verdict.disordered, f"{len(verdict.disordered)} out of order, for example {verdict.disordered[:3]}"
+    assert not check.lost, f"{len(check.lost)} lost, for example {check.lost[:3]}"
+    assert not check.unknown, f"{len(check.unknown)} that were never sent, for example {check.unknown[:3]}"
+    assert not check.disordered, f"{len(check.disordered)} out of order, for example {check.disordered[:3]}"
 
 
-def invalid(records: Iterable[ConsumerRecord], contract: Contract) -> list[str]:
-    """Return what is wrong with records by their schema files, judged apart from the bridge's own validators."""
+def schema_violations(records: Iterable[ConsumerRecord], contract: Contract) -> list[str]:
+    """Return the schema violations of records, found by validators that are independent of the bridge's."""
     topics = {topic.name: topic for topic in contract.topics.values()}
     common = orjson.loads((contract.dead_letter.path.parent / "common.json").read_bytes())
     registry = Registry([("json-schema:///common.json", common)])

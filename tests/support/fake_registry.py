@@ -1,9 +1,8 @@
-"""A schema registry for tests: Confluent's documented HTTP API, played as strictly as it is described.
+"""A fake schema registry for tests: a strict implementation of Confluent's documented HTTP API.
 
-What the documentation does not allow is refused: a content type that is none of the API's, a field that a request may
-not have, a schema that is no JSON Schema, a reference to what is not registered. Compatibility is BACKWARD, judged at a
-record's first level: enough for its answers, no judge of the contract. `guids=False` plays a registry before
-Confluent's 8.0, and Karapace.
+It rejects everything that the documentation does not allow: an unknown content type, an unknown field of a request, an
+invalid JSON Schema, a reference to a schema that is not registered. Compatibility is BACKWARD, checked at the first
+level of a record only. `guids=False` behaves like a registry before Confluent's 8.0, and like Karapace.
 """
 
 from __future__ import annotations
@@ -30,14 +29,14 @@ SPACE = uuid.UUID("6ba7b810-9dad-11d1-80b4-00c04fd430c8")
 
 
 class Problem(Exception):
-    """An error as the API gives it."""
+    """An error response of the API."""
 
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
         self.code, self.message = code, message
 
     def response(self) -> web.Response:
-        """Return its answer: the first three digits of the code are the status."""
+        """Return the response: the first three digits of the code are the status."""
         return answer({"error_code": self.code, "message": self.message}, int(str(self.code)[:3]))
 
 
@@ -48,7 +47,7 @@ def answer(document: Any, status: int = 200) -> web.Response:
 
 @dataclass
 class StrictRegistry:
-    """The registry, on a port of its own in a thread of its own. `problem`, when set, is the answer to everything."""
+    """The registry, with its own port and thread. `problem`, when set, is the response to every request."""
 
     guids: bool = True
     basic: tuple[str, str] | None = None
@@ -73,14 +72,14 @@ class StrictRegistry:
         return f"http{'s' if self.tls else ''}://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Answer, on the port that it had before."""
+        """Start listening, on the same port as before."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(10)
 
     def stop(self) -> None:
-        """Be away: connections are refused, what is registered stays; idempotent."""
+        """Stop listening and keep the registered schemas; idempotent."""
         if self._loop.is_closed():
             return
         asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(10)
@@ -134,21 +133,23 @@ class StrictRegistry:
         if wanted is not None and given != wanted:
             raise Problem(401, "Unauthorized")
         if wanted is None and given:
-            raise Problem(400, "credentials that nobody asked for")
+            raise Problem(400, "unexpected credentials")
 
     async def _schema(self, request: web.Request) -> tuple[str, tuple[tuple[str, str, int], ...]]:
-        """Return the schema that a request is about, with its references; both are good."""
+        """Return the schema of a request with its references; raise Problem if one is invalid."""
         try:
-            said = orjson.loads(await request.read())
+            document = orjson.loads(await request.read())
         except orjson.JSONDecodeError:
-            raise Problem(400, "the body is no JSON") from None
-        if unknown := set(said) - FIELDS:
+            raise Problem(400, "the body is not JSON") from None
+        if unknown := set(document) - FIELDS:
             raise Problem(422, f"Unrecognized field: {min(unknown)}")
-        if said.get("schemaType", "AVRO") != "JSON":
-            raise Problem(42201, f"Invalid schema type {said.get('schemaType', 'AVRO')}")
-        references = tuple((each["name"], each["subject"], each["version"]) for each in said.get("references") or ())
+        if document.get("schemaType", "AVRO") != "JSON":
+            raise Problem(42201, f"Invalid schema type {document.get('schemaType', 'AVRO')}")
+        references = tuple(
+            (each["name"], each["subject"], each["version"]) for each in document.get("references") or ()
+        )
         try:
-            text = orjson.dumps(orjson.loads(said["schema"])).decode()
+            text = orjson.dumps(orjson.loads(document["schema"])).decode()
             self._compiled(text, references)
         except (KeyError, TypeError, ValueError, jsonschema_rs.ReferencingError) as error:
             raise Problem(42201, f"Invalid schema: {error}") from None
@@ -174,14 +175,14 @@ class StrictRegistry:
             raise Problem(40402, f"Version {version} not found.")
         return ids[int(version) - 1]
 
-    def _told(self, identity: int, **more: Any) -> web.Response:
+    def _describe(self, identity: int, **more: Any) -> web.Response:
         text, references = self.schemas[identity]
-        told: dict[str, Any] = {"schemaType": "JSON", "schema": text} | more
+        content: dict[str, Any] = {"schemaType": "JSON", "schema": text} | more
         if references:
-            told["references"] = [{"name": n, "subject": s, "version": v} for n, s, v in references]
+            content["references"] = [{"name": n, "subject": s, "version": v} for n, s, v in references]
         if self.guids:
-            told["guid"] = str(uuid.uuid5(SPACE, text))
-        return answer(told)
+            content["guid"] = str(uuid.uuid5(SPACE, text))
+        return answer(content)
 
     async def _list(self, _: web.Request) -> web.Response:
         return answer(sorted(self.subjects))
@@ -192,7 +193,7 @@ class StrictRegistry:
         self._id(subject, "latest")
         for version, identity in enumerate(self.subjects[subject], 1):
             if self.schemas[identity] == wanted:
-                return self._told(identity, subject=subject, version=version, id=identity)
+                return self._describe(identity, subject=subject, version=version, id=identity)
         raise Problem(40403, "Schema not found")
 
     async def _versions(self, request: web.Request) -> web.Response:
@@ -204,7 +205,7 @@ class StrictRegistry:
         subject, version = request.match_info["subject"], request.match_info["version"]
         identity = self._id(subject, version)
         number = self.subjects[subject].index(identity) + 1
-        return self._told(identity, subject=subject, version=number, id=identity)
+        return self._describe(identity, subject=subject, version=number, id=identity)
 
     async def _register(self, request: web.Request) -> web.Response:
         subject = request.match_info["subject"]
@@ -223,27 +224,27 @@ class StrictRegistry:
         wanted = await self._schema(request)
         earlier = self.schemas[self._id(request.match_info["subject"], request.match_info["version"])]
         objections = objections_to(wanted[0], earlier[0])
-        told: dict[str, Any] = {"is_compatible": not objections}
+        content: dict[str, Any] = {"is_compatible": not objections}
         if request.query.get("verbose") == "true":
-            told["messages"] = objections
-        return answer(told)
+            content["messages"] = objections
+        return answer(content)
 
     async def _configure(self, request: web.Request) -> web.Response:
-        said = orjson.loads(await request.read())
-        if said != {"compatibility": "BACKWARD"}:
+        document = orjson.loads(await request.read())
+        if document != {"compatibility": "BACKWARD"}:
             raise Problem(42203, "Invalid compatibility level")
-        return answer(said)
+        return answer(document)
 
     async def _by_id(self, request: web.Request) -> web.Response:
         identity = int(request.match_info["id"])
         if identity not in self.schemas:
             raise Problem(40403, f"Schema {identity} not found")
-        return self._told(identity)
+        return self._describe(identity)
 
     async def _by_guid(self, request: web.Request) -> web.Response:
         for identity, (text, _) in self.schemas.items():
             if self.guids and str(uuid.uuid5(SPACE, text)) == request.match_info["guid"]:
-                return self._told(identity)
+                return self._describe(identity)
         raise Problem(40403, "Schema not found")
 
 

@@ -48,7 +48,7 @@ def test_image_runs_as_a_numeric_user_who_is_not_root() -> None:
 
 
 def test_image_installs_only_what_the_lock_names_with_its_hash() -> None:
-    """No build of the image can pick another version, or a file that somebody exchanged."""
+    """No build of the image can install another version or a replaced file."""
     installs = [each for word, rest in instructions() if word == "RUN" for each in re.findall(r"pip [^&]*", rest)]
     installs = [each for each in installs if " install " in each]
     assert len(installs) == 3

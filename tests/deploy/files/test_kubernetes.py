@@ -23,7 +23,7 @@ from tests.support.daemon import BRIDGE, environment
 KUBERNETES = DEPLOY / "kubernetes"
 OVERLAYS = sorted(path.parent.name for path in KUBERNETES.glob("overlays/*/kustomization.yaml"))
 NOT_ASKED = (
-    "container-image-pull-policy",  # a tag names one image for ever here; pulling it again finds nothing new
+    "container-image-pull-policy",  # a tag never changes its image here; there is nothing new to pull
     "statefulset-has-host-podantiaffinity",  # the topology spread does this, and lets a small cluster run it
     "deployment-has-host-podantiaffinity",
 )
@@ -183,7 +183,7 @@ def test_autoscaler_scales_the_workload_that_is_there(objects: dict[str, dict[st
 
 
 def test_autoscaler_watches_a_metric_that_exists(objects: dict[str, dict[str, Any]]) -> None:
-    """An autoscaler whose metric nobody serves would neither grow nor shrink: CPU, or a gauge of the daemon's."""
+    """An autoscaler without a value for its metric never scales: the metric is CPU or a gauge of the daemon."""
     gauges = {name for name, family in exposed().items() if family.type == "gauge"}
     metrics = objects["HorizontalPodAutoscaler/bridge"]["spec"]["metrics"]
     assert metrics[0]["resource"]["name"] == "cpu"

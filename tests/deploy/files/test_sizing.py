@@ -66,7 +66,7 @@ def test_replicas_bear_the_rate_with_one_away() -> None:
         for title, rest in re.findall(r"^\| ([^|]+) \|([^|]+\|[^|]+\|[^|]+)\|$", text(), re.MULTILINE)
     }
     rates = [float(each.replace(",", "")) for each in cells["events a second, all together"]]
-    replicas = [int(each) for each in cells["replicas, one of which may be away"]]
+    replicas = [int(each) for each in cells["replicas, one of which may be down"]]
     day = [float(each.removesuffix(" GiB").replace(",", "")) for each in cells["volume for a day without Kafka, each"]]
     assert rates == [1, 100, 10_000]
     for rate, count, gibibytes in zip(rates, replicas, day, strict=True):

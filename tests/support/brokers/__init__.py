@@ -1,8 +1,8 @@
-"""Brokers for tests: the best Apache Kafka that this machine can have, and a line that says which it was.
+"""Brokers for tests: the first Apache Kafka that is available on this machine.
 
-In this order: the one that BRIDGE_TEST_BOOTSTRAP_SERVERS names, testcontainers' Kafka where a Docker engine answers,
-Kafka's own jars where Java and Maven are. None of them: `apache_kafka()` raises KafkaUnavailableError with every
-reason. librdkafka's embedded broker, which is always there, is `bridge.devtools.embedded_broker`.
+In this order: the one that BRIDGE_TEST_BOOTSTRAP_SERVERS names, testcontainers' Kafka if a Docker engine responds,
+Kafka's published jars if Java and Maven are installed. Otherwise `apache_kafka()` raises KafkaUnavailableError with all
+reasons. librdkafka's embedded broker, which is always available, is `bridge.devtools.embedded_broker`.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ GIVEN = "BRIDGE_TEST_BOOTSTRAP_SERVERS"
 
 
 class Broker(NamedTuple):
-    """Where a broker is, and what it is in words for the test run's summary.
+    """A broker's address, and its description for the test run's summary.
 
-    `embedded` says that it is librdkafka's: no admin API, topics made by asking for them, no limit of size.
+    `embedded`: librdkafka's, which has no admin API, creates topics on first use and has no limit of the record size.
     """
 
     bootstrap_servers: str
@@ -38,7 +38,7 @@ class Broker(NamedTuple):
 
 @contextmanager
 def apache_kafka(directory: Path) -> Iterator[Broker]:
-    """Run the first Apache Kafka that can be had, with its data in `directory`, until the block is left."""
+    """Run the first Apache Kafka that is available, with its data in `directory`, until the block is left."""
     if given := os.environ.get(GIVEN):
         yield Broker(given, f"Apache Kafka at {given} ({GIVEN})")
         return
@@ -64,13 +64,13 @@ def apache_kafka(directory: Path) -> Iterator[Broker]:
 
 
 def _container() -> Any:
-    """Start testcontainers' Kafka. Raises KafkaUnavailableError when Docker or the image cannot be had."""
+    """Start testcontainers' Kafka. Raises KafkaUnavailableError when Docker or the image is unavailable."""
     try:
         import docker  # type: ignore[import-untyped] # noqa: PLC0415 - only a machine with the development dependencies has it
     except ImportError:
         raise KafkaUnavailableError("testcontainers is not installed") from None
-    if not _engine_answers(docker):
-        raise KafkaUnavailableError("no Docker engine answers")
+    if not _engine_responds(docker):
+        raise KafkaUnavailableError("no Docker engine responds")
     try:
         from testcontainers.community.kafka import KafkaContainer  # noqa: PLC0415 - its place since 4.15
     except ImportError:
@@ -78,14 +78,14 @@ def _container() -> Any:
     container = KafkaContainer().with_kraft().with_env("KAFKA_AUTO_CREATE_TOPICS_ENABLE", "false")
     try:
         return container.start()
-    except Exception as error:  # noqa: BLE001 - whatever Docker says, the next kind of broker is tried
+    except Exception as error:  # noqa: BLE001 - after any error of Docker the next kind of broker is tried
         container.stop()
         raise KafkaUnavailableError(f"testcontainers' Kafka did not start: {error}") from None
 
 
-def _engine_answers(docker: ModuleType) -> bool:
-    # docker-py leaves its socket to the garbage collector when no engine answers: collected here, where the
-    # warning is expected, and not in the middle of somebody's test.
+def _engine_responds(docker: ModuleType) -> bool:
+    # docker-py leaves its socket to the garbage collector when no engine responds: it is collected here, where the
+    # warning is expected, and not during a test.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         try:

@@ -45,7 +45,7 @@ PROPERTIES = {
     "controller.listener.names": "CONTROLLER",
     "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,"
     "SASL_PLAINTEXT:SASL_PLAINTEXT,SSL:SSL,SASL_SSL:SASL_SSL",
-    # One node has nobody to replicate to, and one partition of each is enough and made faster.
+    # One node has no replicas; one partition of each internal topic is enough and faster to create.
     "offsets.topic.replication.factor": "1",
     "offsets.topic.num.partitions": "1",
     "transaction.state.log.replication.factor": "1",
@@ -63,7 +63,7 @@ PROPERTIES = {
 
 
 class KafkaUnavailableError(Exception):
-    """No Apache Kafka can be had in this way; the message says why."""
+    """Apache Kafka is not available in this way; the message has the reason."""
 
 
 def kafka_version() -> str:
@@ -87,10 +87,10 @@ def java() -> tuple[str, int]:
     program = shutil.which("java", path=f"{home}/bin") if home else shutil.which("java")
     if program is None:
         raise KafkaUnavailableError(f"no Java (JAVA_HOME={home})" if home else "no Java")
-    told = subprocess.run([program, "-version"], capture_output=True, text=True, check=False).stderr
-    found = re.search(r'version "(\d+)', told)
+    output = subprocess.run([program, "-version"], capture_output=True, text=True, check=False).stderr
+    found = re.search(r'version "(\d+)', output)
     if found is None or int(found[1]) < OLDEST_JAVA:
-        first = (told.splitlines() or ["nothing"])[0]
+        first = (output.splitlines() or ["nothing"])[0]
         raise KafkaUnavailableError(f"Java {OLDEST_JAVA} or newer is needed, {program} says {first}")
     return program, int(found[1])
 
@@ -98,9 +98,9 @@ def java() -> tuple[str, int]:
 def libraries() -> Path:
     """Return the directory of Kafka's jars, fetched with Maven when the cache has none for this POM.
 
-    Raises KafkaUnavailableError when they cannot be had (in Maven's own words), or Java to run them.
+    Raises KafkaUnavailableError, with Maven's message, when they are unavailable or Java to run them is missing.
     """
-    java()  # the jars are of no use without it
+    java()  # required to run the jars
     home = CACHE / f"kafka-{kafka_version()}"
     if (home / "pom.xml").is_file() and (home / "pom.xml").read_bytes() == POM.read_bytes():
         return home / "libs"
@@ -121,8 +121,8 @@ def libraries() -> Path:
         ]
         run = subprocess.run(command, capture_output=True, text=True, check=False)
         if run.returncode != 0:
-            said = [line for line in run.stdout.splitlines() if "ERROR" in line] or ["nothing"]
-            raise KafkaUnavailableError(f"Maven could not fetch Kafka's jars: {said[0]}")
+            errors = [line for line in run.stdout.splitlines() if "ERROR" in line] or ["nothing"]
+            raise KafkaUnavailableError(f"Maven could not fetch Kafka's jars: {errors[0]}")
         shutil.copy(POM, fetched)
         # Renamed when complete: an interrupted fetch leaves nothing that looks like one.
         shutil.rmtree(home, ignore_errors=True)
@@ -133,7 +133,8 @@ def libraries() -> Path:
 class ApacheKafka:
     """A Kafka node: `start()`, `stop()`, `kill()`, `freeze()`, `thaw()`; again and again on the same ports and data.
 
-    `directory` holds its data, `server.properties` and `server.log`. `properties` add to or replace PROPERTIES;
+    `directory` holds its data, `server.properties` and `server.log`. `properties` add to or replace PROPERTIES
+    and may be changed until the first start;
     `listeners` are further ones, a protocol and its HOST:PORT (`free_port()`); the property `advertised.listeners`
     names what the further ones advertise;
     `format_as` are StorageTool's arguments for the kind of node (`--standalone`: a cluster of its own).
@@ -159,7 +160,7 @@ class ApacheKafka:
             java()[0],
             "-Xmx512m",
             "-XX:+UseSerialGC",
-            # The quick compiler alone: a test's Kafka does not live long enough for the good one.
+            # Only the fast compiler: a test's Kafka does not run long enough for the optimizing one.
             "-XX:TieredStopAtLevel=1",
             "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
             "-Dorg.slf4j.simpleLogger.showDateTime=true",
@@ -173,7 +174,7 @@ class ApacheKafka:
             addresses["CONTROLLER"] = f"127.0.0.1:{self.controller_port}"
         if advertised := given.pop("advertised.listeners", None):
             given["advertised.listeners"] = f"PLAINTEXT://{self.bootstrap_servers},{advertised}"
-        self._properties = {
+        self.properties = {
             "listeners": ",".join(f"{name}://{address}" for name, address in addresses.items()),
             "controller.quorum.bootstrap.servers": f"127.0.0.1:{self.controller_port}",
             "log.dirs": str(directory / "data"),
@@ -205,7 +206,7 @@ class ApacheKafka:
         self.directory.mkdir(parents=True, exist_ok=True)
         settings = self.directory / "server.properties"
         if not settings.exists():
-            settings.write_text("".join(f"{name}={value}\n" for name, value in self._properties.items()))
+            settings.write_text("".join(f"{name}={value}\n" for name, value in self.properties.items()))
             self._format(settings)
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -218,10 +219,10 @@ class ApacheKafka:
             raise
 
     def stop(self) -> None:
-        """Ask the node to end and wait; kill it when it takes too long."""
+        """Terminate the node and wait; kill it after STOP_SECONDS."""
         if self._process is None:
             return
-        self.thaw()  # a frozen process cannot obey
+        self.thaw()  # a frozen process does not react to signals
         self._process.terminate()
         try:
             self._process.wait(STOP_SECONDS)
@@ -229,18 +230,18 @@ class ApacheKafka:
             self.kill()
 
     def kill(self) -> None:
-        """End the node as a power cut would (SIGKILL)."""
+        """Kill the node (SIGKILL)."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
 
     def freeze(self) -> None:
-        """Stop the node where it is (SIGSTOP): its connections stay open, nothing answers."""
+        """Suspend the node (SIGSTOP): its connections stay open and get no response."""
         if self._process is not None:
             self._process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let a frozen node go on (SIGCONT)."""
+        """Resume a frozen node (SIGCONT)."""
         if self._process is not None:
             self._process.send_signal(signal.SIGCONT)
 
@@ -252,10 +253,10 @@ class ApacheKafka:
 
     def _wait_until_ready(self) -> None:
         until = time.monotonic() + START_SECONDS
-        # A port that is open says little (it is bound early), a metadata request that names a broker says all.
+        # An open port is not enough (it is bound early): the node must respond to a metadata request.
         # The request needs an event loop of its own: the caller's may be running.
         with ThreadPoolExecutor(1) as loop:
-            while not (self._listens() and loop.submit(asyncio.run, _answers(self.bootstrap_servers)).result()):
+            while not (self._listens() and loop.submit(asyncio.run, _responds(self.bootstrap_servers)).result()):
                 if not self.running or time.monotonic() > until:
                     last = "\n".join(self.log.read_text(errors="replace").splitlines()[-20:])
                     raise KafkaUnavailableError(f"Kafka did not start; the end of its log:\n{last}")
@@ -269,7 +270,7 @@ class ApacheKafka:
         return True
 
 
-async def _answers(bootstrap_servers: str) -> bool:
+async def _responds(bootstrap_servers: str) -> bool:
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers, request_timeout_ms=5000)
     try:
         await admin.start()

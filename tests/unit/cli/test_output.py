@@ -144,7 +144,7 @@ def test_rows_in_a_pipe_are_json_lines(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_confirmation_without_a_terminal_names_yes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A script that cannot answer is told which option to use; with --yes nothing is asked."""
+    """A script that cannot confirm gets the name of the option to use; --yes asks nothing."""
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     with pytest.raises(BridgeError, match="--yes"):
         output.confirm("Proceed?", yes=False)

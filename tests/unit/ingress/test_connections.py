@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -71,7 +72,7 @@ async def test_unfinished_headers_of_all_connections_are_bounded(monkeypatch: py
 
 
 async def test_unfinished_headers_get_408(port: Port) -> None:
-    """A sender that does not finish its headers in time is told, even when it sends a byte now and then."""
+    """A sender that does not finish its headers in time gets 408, even when it sends a byte now and then."""
     sender = await port.connect()
     for byte in b"POST /webhooks":
         await sender.send(bytes([byte]))
@@ -99,6 +100,18 @@ async def test_senders_without_a_token_do_not_keep_a_new_sender_out() -> None:
             await port.connect()
         assert (await strangers[0].rest()).startswith(b"HTTP/1.1 503 ")
         assert await honest.deliver() == 200, "a sender with a valid token is not evicted"
+
+
+async def test_connections_that_linger_after_a_rejection_hold_no_more_file_descriptors_than_the_limit() -> None:
+    """Senders that keep their side open after a 401 are reset once their places are needed."""
+    async with public_port(max_connections=3) as port:
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        for _ in range(20):
+            stranger = await port.connect()
+            await stranger.send(request(token="wrong"))
+            assert await status_of_next(stranger) == 401
+        assert await (await port.connect()).deliver() == 200
+        assert len(list(Path("/proc/self/fd").iterdir())) - before <= 21 + 3, "21 of the test, 3 of the public port"
 
 
 async def test_connection_over_the_limit_of_authenticated_ones_gets_503() -> None:

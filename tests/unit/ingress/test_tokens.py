@@ -35,7 +35,7 @@ def test_each_of_several_tokens_is_valid_and_nothing_else() -> None:
 
 
 def test_every_token_is_compared_whichever_matches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The time does not tell which token, or how much of it, was right: all are compared, by digests of one length."""
+    """The time does not depend on how much of a token matches: all are compared, by digests of one length."""
     compared: list[tuple[int, int]] = []
     real = hmac.compare_digest
 
@@ -57,7 +57,7 @@ def test_a_very_long_token_is_refused_unread() -> None:
 
 
 def test_the_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
-    """A new token in the file is valid at once, one that is gone is not; comments and blank lines are none."""
+    """A new token in the file is valid immediately, a removed one is not; comments and blank lines are ignored."""
     file = tmp_path / "tokens"
     file.write_text("# current\none\n\n")
     valid = tokens("fixed", file=file)
@@ -68,7 +68,7 @@ def test_the_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
 
 
 def test_a_file_that_vanishes_or_empties_keeps_what_was_known(tmp_path: Path) -> None:
-    """A rotation that replaces the file in two steps locks nobody out in between."""
+    """A rotation that replaces the file in two steps rejects no valid token in between."""
     file = tmp_path / "tokens"
     file.write_text("one\n")
     valid = tokens(file=file)
@@ -95,7 +95,7 @@ def test_no_token_at_all_is_a_mistake_unless_asked_for(tmp_path: Path) -> None:
 
 
 def test_a_line_may_name_its_token_and_end_its_life(tmp_path: Path) -> None:
-    """A named token is valid until its end and not from then on; plain lines beside it are what they were."""
+    """A named token is valid until its expiry time; plain tokens in the same file are unaffected."""
     file = tmp_path / "tokens"
     past, future = "2001-01-01T00:00:00Z", "2999-01-01"
     file.write_text(f"plain\nold name=before expires={past}\nnew name=now expires={future}\n")
@@ -116,7 +116,7 @@ def test_a_line_that_cannot_be_meant_ends_the_start_and_shows_no_token(tmp_path:
 
 
 def test_a_mistyped_change_leaves_the_tokens_as_they_were(tmp_path: Path) -> None:
-    """While the daemon runs a mistake in the file is told and changes nothing."""
+    """While the daemon runs a mistake in the file is logged and changes nothing."""
     file = tmp_path / "tokens"
     file.write_text("old\n")
     valid = tokens(file=file)

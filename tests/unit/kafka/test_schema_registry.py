@@ -45,7 +45,7 @@ async def test_a_schema_is_registered_once(played: StrictRegistry) -> None:
 
 
 async def test_an_incompatible_schema_is_refused_with_the_reason(played: StrictRegistry, tmp_path: Path) -> None:
-    """The check before tells the same as the refusal: what breaks, and what to do about it."""
+    """The compatibility check and the rejection report the same: what breaks, and the fix."""
     changed = _changed(tmp_path, lambda schema: schema["properties"].pop("title"))
     async with registry(RegistrySettings(url=played.url)) as there:
         await there.register(READY)
@@ -89,7 +89,7 @@ async def test_each_documented_error_says_what_to_do(played: StrictRegistry, pro
 
 
 async def test_a_registry_that_is_away_or_is_none(played: StrictRegistry) -> None:
-    """A refused connection and a server that is no registry are told apart, and both name the setting."""
+    """A refused connection and a server that is not a registry have different messages; both name the setting."""
     played.stop()
     try:
         async with registry(RegistrySettings(url=played.url)) as there:
@@ -135,7 +135,7 @@ def test_what_is_registered_means_the_same_to_every_registry(topic: Any) -> None
         for path in (schemas_directory() / "examples" / topic.event_type).glob("*.out.json"):
             assert judge.is_valid(orjson.loads(path.read_bytes())), path
         assert not judge.is_valid({"type": topic.event_type, "unheard of": 1})
-    # In draft 7 what stands beside a $ref is not read: only what means nothing to a validator may.
+    # In draft 7 the siblings of a $ref are ignored: only annotations may stand there.
     beside = {name for node in _nodes(document) if "$ref" in node for name in node} - {"$ref"}
     assert beside <= {"title", "description", "examples", "x-source", "deprecated"}
 

@@ -1,4 +1,4 @@
-"""A Kafka in memory with the interface of aiokafka's producer: what a test tells it to reject, it rejects."""
+"""A Kafka in memory with the interface of aiokafka's producer; a test chooses what it rejects."""
 
 from __future__ import annotations
 

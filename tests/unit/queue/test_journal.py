@@ -30,7 +30,7 @@ def settings(directory: Path, **changes: int) -> JournalSettings:
 
 
 def delivery(number: int, size: int = 20) -> Delivery:
-    """Return a delivery with its number in the body."""
+    """Return a distinguishable delivery."""
     return Delivery(1_700_000_000_000 + number, "default", str(number).encode().ljust(size, b"."))
 
 

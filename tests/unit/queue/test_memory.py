@@ -67,7 +67,7 @@ async def test_bound_counts_each_delivery_and_not_only_its_body() -> None:
 
 
 async def test_cost_of_appending_does_not_grow_with_what_is_in_flight() -> None:
-    """Appending beside thousands of groups in flight runs as many Python functions as beside none."""
+    """Appending with thousands of groups in flight runs as many Python functions as with none."""
 
     def calls(queue: MemoryQueue) -> int:
         count = 0
@@ -93,7 +93,7 @@ async def test_cost_of_appending_does_not_grow_with_what_is_in_flight() -> None:
 
 
 async def test_deliveries_of_a_blocked_topic_are_rejected_and_the_others_acknowledged() -> None:
-    """Equal deliveries are told apart: only those that the publisher names are rejected."""
+    """Equal deliveries are distinguished: only those that the publisher names are rejected."""
     async with MemoryQueue.open(QueueSettings(), 10) as queue:
         futures = [queue.append(delivery()) for _ in range(5)]
         (group,) = await queue.read()
