@@ -1,4 +1,4 @@
-"""Requests that no honest sender makes: each is refused or safe in exactly one place, and none harms the daemon."""
+"""Fuzzed requests: each is rejected or published exactly once, and none harms the daemon."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GROWTH_MIB = 40
 
 
 def attack(daemon: Daemon, seed: int, count: int) -> list[tuple[int | None, bytes | None]]:
-    """Send a corpus, and return the status of each answer with the body that a 200 makes safe."""
+    """Send a corpus, and return the status of each response with the body that a 200 acknowledges."""
     with contextlib.closing(Sender(daemon)) as sender:
         return [
             (sender.send(fuzzed.request, close=fuzzed.close, cut=fuzzed.cut), fuzzed.body)
@@ -31,7 +31,7 @@ def attack(daemon: Daemon, seed: int, count: int) -> list[tuple[int | None, byte
 
 
 async def test_fuzzed_requests(chaos: Chaos) -> None:
-    """No answer is a 5xx, memory does not grow, and each acknowledged body is on Kafka in exactly one place, valid."""
+    """No response is a 5xx, memory does not grow, and each acknowledged body is a valid record on exactly one topic."""
     count = chaos.scaled(3000, 100_000)
     each = count // (3 * SENDERS) + 1
     answers: Counter[int | None] = Counter()
