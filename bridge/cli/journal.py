@@ -75,7 +75,7 @@ def show(
     directory: Directory = None,
     config_file: ConfigFile = None,
 ) -> None:
-    """Show one pending delivery with its body. Exits with 1 when there is none.
+    """Show one pending delivery with its body. Exits with 1 when no pending delivery matches.
 
     Example: `gumlet-bridge journal show 4711 --dir /var/lib/bridge`
     """

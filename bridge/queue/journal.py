@@ -173,7 +173,7 @@ class Journal:
 
     @property
     def oldest_pending_ms(self) -> int | None:
-        """Receipt of the oldest delivery in `depth`, in ms since the epoch; None when there is none."""
+        """Receipt of the oldest delivery in `depth`, in ms since the epoch; None when nothing is pending."""
         received = [topic.oldest_ms for topic in self._parked.topics() if topic.count]
         if self._unsettled or self._tail:
             received.append((self._unsettled or self._tail)[0].received_ms)

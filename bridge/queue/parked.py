@@ -52,7 +52,7 @@ class ParkedTopic:
 
     @property
     def oldest_ms(self) -> int:
-        """Receipt of the oldest parked delivery, or a little earlier; 0 when there is none."""
+        """Receipt of the oldest parked delivery, or a little earlier; 0 without one."""
         if not self.count:
             return 0
         return self._read[0][0].delivery.received_ms if self._read else self.log.state.oldest_ms

@@ -55,7 +55,7 @@ async def fill(directory: Path, count: int, **changes: int) -> None:
             await opened.append(delivery(number))
 
 
-async def test_what_was_appended_is_read_in_order(tmp_path: Path) -> None:
+async def test_appended_deliveries_are_read_in_order(tmp_path: Path) -> None:
     """Deliveries come out once, in the order in which they were appended, with the time and source they had."""
     async with Journal.open(settings(tmp_path), Metrics()) as opened:
         await asyncio.gather(*(opened.append(delivery(number)) for number in range(100)))
@@ -72,7 +72,7 @@ async def test_a_burst_is_one_commit(tmp_path: Path) -> None:
         assert [len(group.deliveries) for group in await read(opened, 50)] == [50]
 
 
-async def test_what_was_not_settled_comes_again_after_a_restart(tmp_path: Path) -> None:
+async def test_unsettled_deliveries_are_read_again_after_a_restart(tmp_path: Path) -> None:
     """A restart gives everything that was not settled, and nothing that was."""
     async with Journal.open(settings(tmp_path), Metrics()) as opened:
         for number in range(10):
@@ -116,7 +116,7 @@ async def test_a_reader_that_is_behind_reads_from_disk_and_catches_up(
         assert numbers(groups) == list(range(60))
 
 
-async def test_a_full_journal_refuses_and_takes_again_when_there_is_room(tmp_path: Path) -> None:
+async def test_a_full_journal_rejects_until_deliveries_are_settled(tmp_path: Path) -> None:
     """At its bound in bytes the journal refuses by name; what it had stays; settling makes room."""
     async with Journal.open(settings(tmp_path, max_bytes=1024 * 1024), Metrics()) as opened:
         taken = 0
@@ -134,7 +134,7 @@ async def test_a_full_journal_refuses_and_takes_again_when_there_is_room(tmp_pat
         await opened.append(delivery(99))
 
 
-async def test_too_many_waiting_are_refused_at_once(tmp_path: Path) -> None:
+async def test_deliveries_beyond_max_pending_are_rejected_at_once(tmp_path: Path) -> None:
     """More deliveries than may wait for the disk are refused, those that wait are not."""
     async with Journal.open(settings(tmp_path), Metrics(), QueueSettings(max_pending=5)) as opened:
         waiting = [opened.append(delivery(number)) for number in range(5)]
@@ -145,7 +145,7 @@ async def test_too_many_waiting_are_refused_at_once(tmp_path: Path) -> None:
         await opened.append(delivery(6))
 
 
-async def test_too_little_free_disk_refuses(tmp_path: Path) -> None:
+async def test_too_little_free_disk_rejects(tmp_path: Path) -> None:
     """Below the floor of free disk the journal refuses before the disk is full, and says so when asked."""
     async with Journal.open(settings(tmp_path, min_free_bytes=1 << 60), Metrics()) as opened:
         with pytest.raises(DeliveryRejected) as refusal:
@@ -156,7 +156,7 @@ async def test_too_little_free_disk_refuses(tmp_path: Path) -> None:
         assert told.reason == "disk_full"
 
 
-async def test_a_second_process_is_refused_by_name(tmp_path: Path) -> None:
+async def test_a_second_process_is_rejected_with_the_holder(tmp_path: Path) -> None:
     """The directory has one holder; another process learns who that is."""
     async with Journal.open(settings(tmp_path), Metrics()):
         script = (
@@ -170,7 +170,7 @@ async def test_a_second_process_is_refused_by_name(tmp_path: Path) -> None:
                 pass
 
 
-async def test_a_directory_that_cannot_be_made_is_told_with_the_fix(tmp_path: Path) -> None:
+async def test_a_directory_that_cannot_be_created_is_an_error_with_the_fix(tmp_path: Path) -> None:
     """A wrong directory ends the start with one sentence that says what to do."""
     (tmp_path / "file").write_text("")
     with pytest.raises(BridgeError, match="BRIDGE_JOURNAL_DIR"):
@@ -194,7 +194,7 @@ async def test_parked_deliveries_stay_while_the_others_leave(tmp_path: Path) -> 
         assert (opened.depth, opened.parked) == (1, {"u": 1})
 
 
-async def test_what_waits_is_committed_when_the_journal_closes(tmp_path: Path) -> None:
+async def test_pending_deliveries_are_committed_when_the_journal_closes(tmp_path: Path) -> None:
     """Leaving the journal loses nothing that was taken."""
     async with Journal.open(settings(tmp_path), Metrics()) as opened:
         waiting = [opened.append(delivery(number)) for number in range(10)]
