@@ -158,7 +158,7 @@ def check_journal(directory: Path) -> None:
 def open_reader(directory: Path) -> Iterator[JournalReader]:
     """Open the journal of a directory for reading.
 
-    Raises BridgeError when the directory has no journal, or it cannot be read, UnsupportedJournalVersion for another version's.
+    Raises BridgeError when the directory has no journal or cannot be read, UnsupportedJournalVersion for a newer one.
     """
     try:
         check_journal(directory)
