@@ -249,5 +249,5 @@ def test_the_journal_holds_what_its_model_holds(record_property: Callable[[str, 
         suppress_health_check=list(HealthCheck),
         derandomize=True,
     )
-    run_state_machine_as_test(JournalMachine, settings=steps)  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(JournalMachine, settings=steps)
     record_property("covered", f"journal: {EXAMPLES} random sequences of up to {STEPS} steps against a model")
