@@ -153,7 +153,18 @@ _COMPATIBILITY = """\
 ## What counts as compatible
 `gumlet-bridge schemas check --against <git reference or directory>` names every change and what it breaks. BACKWARD: old
 records are valid for the new schema. FORWARD: old consumers, which read objects as open, understand new records. Within
-a version both must hold."""
+a version both must hold.
+
+## Schema registry
+With `BRIDGE_REGISTRY_URL` (Confluent, Karapace, Apicurio at `/apis/ccompat/v7`), `gumlet-bridge schemas register`
+registers the schemas under `<topic>-value`, whole and in draft 7. `BRIDGE_REGISTRY_WIRE_FORMAT` then makes each record
+name its schema: `confluent` (a zero byte and the id in 4 bytes before the JSON) or `header` (the GUID in the header
+`__value_schema_id`; Confluent 8.0 or later). Register before a new version of the bridge starts: events of a topic whose
+schema is not registered stay on disk.
+
+A topic that switched to `confluent` still holds records of the plain format until their retention ends. Confluent's
+deserializer fails on them ("Invalid magic byte"): start its consumers behind the switch, or use another
+`BRIDGE_TOPICS_PREFIX`. `gumlet-bridge topics check` warns of such topics."""
 
 
 def render(contract: Contract) -> str:
