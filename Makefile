@@ -78,10 +78,11 @@ profile: $(DEV)  ## Write a flame graph of the daemon under load to .cache/profi
 	@mkdir -p .cache
 	@$(BIN)/python -m tests.bench.profile .cache/profile.svg
 
-check: $(DEV) check-schemas  ## Check lint, format, types, import directions and the schemas
+check: $(DEV) check-schemas  ## Check lint, format, types, language, import directions and the schemas
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
+	@$(BIN)/python -m tests.checks.prose
 	@$(BIN)/lint-imports --no-logo --cache-dir .cache/import-linter tests/checks/imports.toml
 	@$(PYTEST) --no-header tests/checks
 	@echo "NOT CHECKED: the files of deploy/ and the validators built with Go and npm. make check-deploy checks them."

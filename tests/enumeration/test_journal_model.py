@@ -67,7 +67,7 @@ def number_of(delivery: Delivery) -> int:
 
 
 class JournalMachine(RuleBasedStateMachine):
-    """Random steps on a journal, and the model beside it."""
+    """Random steps on a journal, and the model of it."""
 
     @initialize()
     def start(self) -> None:

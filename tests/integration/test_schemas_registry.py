@@ -37,7 +37,7 @@ def changed(directory: Path, change: Callable[[dict[str, Any]], object]) -> Path
 
 
 def judge_strictly(url: str, subject: str) -> None:
-    """Have the registry refuse what is not BACKWARD compatible, as Confluent's does without being told."""
+    """Configure the registry to reject schemas that are not BACKWARD compatible, which is Confluent's default."""
     base = urlsplit(url)
     connection = http.client.HTTPConnection(base.netloc, timeout=30)
     body = b'{"compatibility": "BACKWARD"}'
@@ -72,7 +72,7 @@ async def test_register_all_then_nothing(registry_url: str, prefix: str) -> None
 
 
 async def test_a_change_that_is_compatible_is_a_new_version(registry_url: str, prefix: str, tmp_path: Path) -> None:
-    """Status tells that the schema differs and could be registered; registering it makes version 2."""
+    """Status reports that the schema differs and could be registered; registering it makes version 2."""
 
     def add(schema: dict[str, Any]) -> None:
         schema["properties"]["mood"] = {"type": "string", "title": "Mood"}
@@ -157,7 +157,7 @@ async def test_failures_name_the_fix_and_a_permanent_one_exits_with_78(prefix: s
     ids=["no address", "secret in the address", "no username", "no password", "two ways", "no registry", "no PEM"],
 )
 async def test_wrong_settings_end_with_78(settings: dict[str, object], said: str) -> None:
-    """Each mistake is told by its setting's name, before anything is sent, and no secret is printed."""
+    """Each mistake is reported with its setting's name before anything is sent; no secret is printed."""
     ran = await bridge("schemas", "status", **settings)
     assert ran.code == 78
     assert said in ran.err
@@ -165,7 +165,7 @@ async def test_wrong_settings_end_with_78(settings: dict[str, object], said: str
 
 
 async def test_a_type_that_is_none(prefix: str) -> None:
-    """A type that the contract has not is told."""
+    """A type that the contract lacks is reported."""
     ran = await bridge(
         "schemas", "status", "--type", "no.such", registry_url="http://127.0.0.1:9", topics_prefix=prefix
     )
@@ -174,7 +174,7 @@ async def test_a_type_that_is_none(prefix: str) -> None:
 
 
 async def test_tls(tmp_path: Path, prefix: str) -> None:
-    """A certificate of a private authority is believed with BRIDGE_REGISTRY_SSL_CAFILE, and refused without it."""
+    """A private authority's certificate is accepted with BRIDGE_REGISTRY_SSL_CAFILE and rejected without it."""
     if shutil.which("openssl") is None:
         pytest.skip("no openssl to make a certificate with")
     certificate, key = tmp_path / "registry.pem", tmp_path / "registry.key"
@@ -219,7 +219,7 @@ async def test_doctor_looks_at_the_registry(wire_format: str, missing: str, pref
 
 
 async def test_config_check_reads_the_authority(prefix: str) -> None:
-    """What would stop `gumlet-bridge serve` is found before: a file of authorities that is none."""
+    """An unusable file of authorities is found before `gumlet-bridge serve` starts."""
     ran = await bridge(
         *("config", "check"),
         tokens=SECRET,

@@ -136,7 +136,7 @@ async def test_plain_never_asks(embedded_broker: Broker, played: StrictRegistry,
 async def test_a_registry_that_is_away_is_waited_for(
     broker: Broker, played: StrictRegistry, prefix: str, tmp_path: Path
 ) -> None:
-    """Deliveries get their 200 and wait on disk, a crash included; they flow, framed, when the registry answers."""
+    """Deliveries get 200 and stay on disk, also over a crash; they are published, encoded, once the registry responds."""
     settings = settings_of(played.url, "confluent", broker, prefix)
     await register(settings)
     played.stop()
@@ -155,7 +155,7 @@ async def test_a_registry_that_is_away_is_waited_for(
         asked = len(played.seen)
         played.stop()
         assert daemon.post(READY).status == 200
-        wait_for(daemon.drained, what="an event while the registry is away again")
+        wait_for(daemon.drained, what="an event while the registry is unavailable again")
         assert len(played.seen) == asked
     records = await read_all(broker.bootstrap_servers, [f"{prefix}video.status.ready"])
     assert sorted(record.key for record in records) == sorted([b"a0", b"a1", ASSET.encode()])
@@ -216,11 +216,11 @@ async def test_a_registry_that_can_never_work_ends_the_start(
 
 
 async def test_a_replayed_dead_letter_is_framed(broker: Broker, played: StrictRegistry, prefix: str) -> None:
-    """A tool that publishes uses the daemon's wire format, and does not wait for a registry that is away."""
+    """A tool that publishes uses the daemon's wire format, and does not wait for an unavailable registry."""
     settings = settings_of(played.url, "confluent", broker, prefix)
     await register(settings)
     delivery = Delivery(int(time.time() * 1000), "films", READY)  # an older record is deleted by retention
-    letter = Normalizer(Contract.load(prefix)).dead_letter(delivery, "schema_violation", "a schema that is mended now")
+    letter = Normalizer(Contract.load(prefix)).dead_letter(delivery, "schema_violation", "a schema that is fixed now")
     kafka = KafkaSettings(bootstrap_servers=broker.bootstrap_servers)
     await make_topics(broker, kafka, prefix)
     await publish(kafka, [(letter, delivery)])
