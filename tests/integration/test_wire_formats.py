@@ -136,7 +136,7 @@ async def test_plain_never_asks(embedded_broker: Broker, played: StrictRegistry,
 async def test_a_registry_that_is_away_is_waited_for(
     broker: Broker, played: StrictRegistry, prefix: str, tmp_path: Path
 ) -> None:
-    """Deliveries get 200 and stay on disk, also over a crash; they are published, encoded, once the registry responds."""
+    """Deliveries get 200 and stay on disk, also over a crash; they are published once the registry responds."""
     settings = settings_of(played.url, "confluent", broker, prefix)
     await register(settings)
     played.stop()
