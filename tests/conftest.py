@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 import uuid
 from collections import Counter
@@ -37,7 +38,9 @@ def _run_directory() -> Path:
 
 
 def pytest_configure() -> None:
-    """Create the run's directory in the process that starts the others."""
+    """Accept SIGINT, and create the run's directory in the process that starts the others."""
+    # A shell starts background commands with SIGINT ignored, which the commands under test would inherit.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if not WORKER:
         os.environ[RUN_DIRECTORY] = tempfile.mkdtemp(prefix="bridge-tests-")
 
