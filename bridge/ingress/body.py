@@ -35,7 +35,8 @@ def check_body_headers(request: web.BaseRequest, max_bytes: int) -> str:
         raise RequestRejected(HTTPStatus.BAD_REQUEST, "malformed_request", "Upgrade")
     encoding = ""
     if hdrs.CONTENT_ENCODING in headers:
-        encoding = _list_value(headers, hdrs.CONTENT_ENCODING).replace("identity", "")
+        encoding = _list_value(headers, hdrs.CONTENT_ENCODING)
+        encoding = "" if encoding == "identity" else encoding
         if encoding not in {"", "gzip", "deflate"}:
             raise RequestRejected(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", "Content-Encoding")
     if (request.content_length or 0) > max_bytes:

@@ -279,7 +279,7 @@ class Connection(asyncio.Protocol):
             end = data.find(_HEADER_END)
         self._headers_complete = end >= 0 or _HEADER_END in self._last_bytes + data[:3]
         self._header_bytes += end + len(_HEADER_END) if end >= 0 else len(data)
-        self._last_bytes = data[-3:]
+        self._last_bytes = (self._last_bytes + data)[-3:]
         if self._header_bytes > MAX_HEADER_BYTES and now - self._request_ended_at < PIPELINE_SECONDS:
             self.headers_uncounted = True
         elif self._header_bytes > MAX_HEADER_BYTES and (end >= 0 or not self._headers_complete):

@@ -102,7 +102,7 @@ async def test_an_incompatible_change_is_told_and_holds_up_no_other(
     for arguments in (("register", "--dry-run"), ("register",)):
         ran = await bridge("schemas", *arguments, *two, **settings)
         assert ran.code == 1
-        assert "raised x-topic.version" in ran.err
+        assert "raise x-topic.version" in ran.err
         created, ready = ran.lines
         assert (ready["state"], ready["id"]) == ("refused", None)
         assert "ncompatible" in ready["detail"]
@@ -140,8 +140,14 @@ async def test_failures_name_the_fix_and_a_permanent_one_exits_with_78(prefix: s
     [
         ({}, "BRIDGE_REGISTRY_URL"),
         ({"registry_url": f"http://u:{SECRET}@127.0.0.1:9"}, "BRIDGE_REGISTRY_URL"),
-        ({"registry_url": "http://127.0.0.1:9", "registry_password": SECRET}, "BRIDGE_REGISTRY_PASSWORD: goes with"),
-        ({"registry_url": "http://127.0.0.1:9", "registry_username": "u"}, "BRIDGE_REGISTRY_PASSWORD: goes with"),
+        (
+            {"registry_url": "http://127.0.0.1:9", "registry_password": SECRET},
+            "BRIDGE_REGISTRY_PASSWORD: requires username",
+        ),
+        (
+            {"registry_url": "http://127.0.0.1:9", "registry_username": "u"},
+            "BRIDGE_REGISTRY_PASSWORD: requires username",
+        ),
         (
             {
                 "registry_url": "http://127.0.0.1:9",
@@ -149,9 +155,9 @@ async def test_failures_name_the_fix_and_a_permanent_one_exits_with_78(prefix: s
                 "registry_password": SECRET,
                 "registry_token": SECRET,
             },
-            "BRIDGE_REGISTRY_TOKEN: excludes",
+            "BRIDGE_REGISTRY_TOKEN: cannot be combined with",
         ),
-        ({"registry_wire_format": "confluent"}, "BRIDGE_REGISTRY_WIRE_FORMAT: other than plain needs url"),
+        ({"registry_wire_format": "confluent"}, "BRIDGE_REGISTRY_WIRE_FORMAT: other than plain requires url"),
         ({"registry_url": "http://127.0.0.1:9", "registry_ssl_cafile": __file__}, "BRIDGE_REGISTRY_SSL_CAFILE"),
     ],
     ids=["no address", "secret in the address", "no username", "no password", "two ways", "no registry", "no PEM"],

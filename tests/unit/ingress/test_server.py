@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import zlib
 
@@ -152,6 +153,7 @@ async def test_body_that_is_not_a_whole_encoding_gets_400(port: Port, encoding: 
         "Content-Encoding: zstd",
         "Content-Encoding: compress",
         "Content-Encoding: identity, gzip",
+        "Content-Encoding: gidentityzip",
     ],
 )
 async def test_encoding_that_is_not_decoded_gets_415(port: Port, field: str) -> None:
@@ -220,6 +222,18 @@ async def test_half_closed_sender_gets_its_response(port: Port) -> None:
     sender.writer.write_eof()
     assert (await sender.rest()).count(b"HTTP/1.1 200 ") == 2
     assert port.queue.bodies == [BODY, BODY]
+
+
+async def test_half_closed_sender_of_single_bytes_gets_its_response(port: Port) -> None:
+    """The end of the headers is found however the sender's bytes are divided."""
+    sender = await port.connect()
+    whole = request()
+    for offset in range(len(whole)):
+        await sender.send(whole[offset : offset + 1])
+        await asyncio.sleep(0)
+    sender.writer.write_eof()
+    assert (await sender.rest()).startswith(b"HTTP/1.1 200 ")
+    assert port.queue.bodies == [BODY]
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"x" * 400_000])
