@@ -29,21 +29,12 @@ from bridge.queue.frame import State as Settled
 from bridge.queue.log import Log
 from bridge.queue.segment import Damage
 from tests.enumeration.power_cut import Disk, Operation, RecordingFiles, State, read_state, write_state
+from tests.support.journal import UnsyncedFiles
 
 SEGMENT_BYTES = 8 * 1024
 MAIN, PARKED = "log", "parked"
 EXPECTED_STATES = 20_000
 SEED = 20_161_231
-
-
-class UnsyncedFiles(Files):
-    """Files without waiting for the disk: the states are opened one after the other, without a power cut."""
-
-    def fsync(self, descriptor: int) -> None:
-        """Do nothing."""
-
-    def fsync_directory(self, path: Path) -> None:
-        """Do nothing."""
 
 
 class Mark(NamedTuple):

@@ -20,24 +20,14 @@ import pytest
 
 from bridge.event import Delivery
 from bridge.queue import log as log_module
-from bridge.queue.files import Files
 from bridge.queue.frame import PREAMBLE_BYTES, Frame
 from bridge.queue.log import Log
 from bridge.queue.segment import Damage, Segment
+from tests.support.journal import UnsyncedFiles
 
 SEGMENT_BYTES = 2048
 SECTOR_BYTES = 512
 GROUPS = 20
-
-
-class UnsyncedFiles(Files):
-    """Files without waiting for the disk, which these tests do not observe."""
-
-    def fsync(self, descriptor: int) -> None:
-        """Do nothing."""
-
-    def fsync_directory(self, path: Path) -> None:
-        """Do nothing."""
 
 
 class Original(NamedTuple):
