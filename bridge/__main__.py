@@ -6,14 +6,18 @@ of a container that has no handler for it, and the imports take a second. The da
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from typing import NoReturn
 
 
 def _exit(number: int, _frame: object) -> NoReturn:
-    # A daemon that is stopped while it starts has done what it should; another command has not done its work.
-    sys.exit(0 if "serve" in sys.argv[1:] else 128 + number)
+    if "serve" in sys.argv[1:]:
+        # Until the daemon replaces this handler, nothing is open. An exception can be lost where Python ignores
+        # exceptions (a callback of the garbage collector during an import), and the signal with it.
+        os._exit(0)
+    sys.exit(128 + number)
 
 
 def main() -> None:
