@@ -59,7 +59,7 @@ test-lowest: $(LOWEST)/stamp  ## Run the unit and HTTP tests with the lowest ver
 chaos: $(DEV)  ## Run the fault-injection tests in their long form; CHAOS_SEED=n repeats a run
 	@CHAOS=long $(PYTEST) tests/chaos tests/integration/test_security.py tests/integration/test_limits.py $(ARGS)
 
-bench: $(DEV)  ## Measure CPU cost, tail latency, backlog and start time against a bare aiohttp handler (5 minutes)
+bench: $(DEV)  ## Measure CPU cost, tail latency, backlog and start time against a bare aiohttp handler (10 minutes)
 	@mkdir -p .cache
 	@$(BIN)/python -m tests.bench --json .cache/bench.json $(ARGS)
 

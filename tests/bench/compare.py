@@ -16,7 +16,7 @@ from tests.support import brokers
 from tests.support.daemon import wait_for
 
 from . import load, servers
-from .__main__ import BODY
+from .scenarios import BODY
 
 ROUNDS = 5
 SECONDS = 3

@@ -24,10 +24,10 @@ wrk.headers["content-type"] = "application/json"
 function done(summary, latency, requests)
   local failed = summary.errors
   io.stderr:write(string.format(
-    '{{"requests": %d, "microseconds": %d, "errors": %d, "p50": %f, "p99": %f}}',
+    '{{"requests": %d, "microseconds": %d, "errors": %d, "p50": %f, "p99": %f, "max": %f}}',
     summary.requests, summary.duration,
     failed.connect + failed.read + failed.write + failed.timeout + failed.status,
-    latency:percentile(50) / 1000, latency:percentile(99) / 1000))
+    latency:percentile(50) / 1000, latency:percentile(99) / 1000, latency.max / 1000))
 end
 """
 
@@ -40,6 +40,7 @@ class Loaded(NamedTuple):
     errors: int
     p50: float
     p99: float
+    maximum: float
 
     @property
     def rate(self) -> float:
@@ -66,6 +67,7 @@ def closed(url: str, body: Path, scratch: Path, *, connections: int = 64, second
         found["errors"],
         found["p50"],
         found["p99"],
+        found["max"],
     )
 
 
@@ -81,4 +83,5 @@ def steady(url: str, body: Path, rate: float, *, connections: int = 64, seconds:
     answers = sum(count for status, count in found["statusCodeDistribution"].items() if status == "200")
     others = sum(found["statusCodeDistribution"].values()) - answers
     latency = found["latencyPercentiles"]
-    return Loaded(answers, found["summary"]["total"], others, latency["p50"] * 1000, latency["p99"] * 1000)
+    p50, p99, maximum = (seconds * 1000 for seconds in (latency["p50"], latency["p99"], found["summary"]["slowest"]))
+    return Loaded(answers, found["summary"]["total"], others, p50, p99, maximum)

@@ -11,7 +11,7 @@ from threading import Thread
 from tests.support import brokers
 
 from . import load, servers
-from .__main__ import BODY
+from .scenarios import BODY
 
 SECONDS = 8
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import re
 import socket
 import subprocess
 import sys
@@ -14,12 +14,32 @@ from typing import NamedTuple
 
 from bridge.event import Delivery
 from tests.support import journal
-from tests.support.daemon import Daemon, environment, wait_for
+from tests.support.daemon import Daemon, environment, request, wait_for
 
 from .load import TOKEN
 
-_TICK = os.sysconf("SC_CLK_TCK")
 _GROUP = 64
+PUBLISH_LATENCY = re.compile(r'^bridge_publish_latency_seconds_bucket\{le="([^"]+)"\} (\S+)$', re.MULTILINE)
+
+
+class Buckets(NamedTuple):
+    """A Prometheus histogram: upper bounds, and how many values are at or below each."""
+
+    bounds: list[float]
+    counts: list[float]
+
+    def since(self, earlier: Buckets) -> Buckets:
+        """Return what was added since."""
+        return Buckets(self.bounds, [now - then for now, then in zip(self.counts, earlier.counts, strict=True)])
+
+    def quantile(self, share: float) -> float:
+        """Return a quantile, interpolated within its bucket as Prometheus does it."""
+        wanted, lower, below = share * self.counts[-1], 0.0, 0.0
+        for bound, count in zip(self.bounds, self.counts, strict=True):
+            if count >= wanted > below:
+                return lower + (min(bound, 1e9) - lower) * (wanted - below) / (count - below)
+            lower, below = bound, count
+        return lower
 
 
 class Server(NamedTuple):
@@ -30,9 +50,9 @@ class Server(NamedTuple):
     daemon: Daemon | None = None
 
     def cpu_seconds(self) -> float:
-        """User and system time of the process so far, all its threads."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / _TICK
+        """CPU time of the process so far, all its threads: the scheduler's own account, in nanoseconds, not ticks."""
+        tasks = Path(f"/proc/{self.pid}/task").glob("*/schedstat")
+        return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
 
     def memory_mib(self, kind: str = "VmHWM") -> float:
         """Resident memory: the most so far (VmHWM) or now (VmRSS)."""
@@ -45,6 +65,13 @@ class Server(NamedTuple):
         """Return how many records Kafka has confirmed to this process."""
         assert self.daemon is not None
         return self.daemon.metric("bridge_publish_latency_seconds_count")
+
+    def publish_latency(self) -> Buckets:
+        """Return the histogram of the time from receipt to Kafka's confirmation."""
+        assert self.daemon is not None
+        text = request(self.daemon.admin, "GET", "/metrics").body
+        bounds, counts = zip(*((float(le), float(count)) for le, count in PUBLISH_LATENCY.findall(text)), strict=True)
+        return Buckets(list(bounds), list(counts))
 
 
 @contextmanager

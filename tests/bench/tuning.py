@@ -23,7 +23,7 @@ from tests.support import brokers
 from tests.support.daemon import wait_for
 
 from . import load, servers
-from .__main__ import BODY
+from .scenarios import BODY
 
 BACKLOG = 96_000
 VARIANTS: dict[str, tuple[list[str], dict[str, Any]]] = {

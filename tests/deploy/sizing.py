@@ -13,7 +13,7 @@ import os
 import platform
 import statistics
 import string
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,6 +25,7 @@ from bridge.contract.normalizer import Normalizer
 from bridge.contract.schemas import Contract
 from bridge.devtools.simulated_assets import generate_assets
 from bridge.event import Delivery
+from tests.bench.scenarios import QUOTA_CORES, QUOTA_RATES, RATES
 from tests.deploy.external_tools import DEPLOY
 from tests.support.journal import fill_journal
 
@@ -40,7 +41,8 @@ USABLE = 0.8
 """Of a volume that may fill: reserved segments and BRIDGE_JOURNAL_MIN_FREE_BYTES take the rest."""
 GIB = 1024**3
 RECEIVED_MS = 1_764_000_000_000
-RATES = (1, 100, 10_000)
+SIZED_RATES = (1, 100, 1_000, 10_000)
+SATURATION = "at saturation, 64 connections"
 VOLUMES = {1: "1 GiB", 8: "8 GiB (of the StatefulSet's 10)", 100: "100 GiB"}
 
 
@@ -68,24 +70,63 @@ def measured_bytes() -> dict[str, int]:
 
 def measured_by(bench: Path) -> dict[str, Any]:
     """Return what the page needs of the figures that `make bench` wrote."""
-    values = {each["name"]: each["values"] for each in json.loads(bench.read_text())}
-    floor = values["floor: CPU an event, 64 connections"]
+    values = {figure["name"]: figure["values"] for figure in json.loads(bench.read_text())}
 
-    def microseconds(name: str) -> float:
-        """Each round's ratio is to the floor of that round."""
-        return float(round(statistics.median(a * b for a, b in zip(values[name], floor, strict=True)), 1))
+    def median(name: str, digits: int = 0) -> float:
+        found = round(statistics.median(values[name]), digits)
+        return int(found) if digits == 0 else found
+
+    def point(rate: float, at: str) -> dict[str, Any]:
+        costs = values[f"whole way: CPU an event {at}"]
+        return {
+            "rate": rate,
+            "cost_us": [round(min(costs)), round(max(costs))],
+            "floor_us": median(f"floor: CPU an event {at}"),
+        }
 
     return {
         "machine": f"Python {platform.python_version()}, {os.cpu_count()} cores shared with the load and Kafka",
-        "rounds": len(floor),
-        "floor_microseconds": round(statistics.median(floor), 1),
-        "acknowledge_microseconds": microseconds("acknowledging alone: CPU, 64 connections"),
-        "whole_microseconds": microseconds("whole way: CPU, 64 connections"),
-        "answers_a_second": round(statistics.median(values["whole way: answers, 64 connections"])),
-        "drained_a_second": round(statistics.median(values["backlog: drained without requests, absolute"])),
-        "memory_mib": round(statistics.median(values["whole way: memory at most"])),
-        "memory_draining_mib": round(statistics.median(values["backlog: memory at most"])),
+        "rounds": len(values["idle: CPU"]),
+        "points": [
+            point(rate, f"at {rate}/s")
+            | {
+                "acknowledgement_ms": [median(f"acknowledgement: {name} at {rate}/s", 1) for name in ("p50", "p99")],
+                "publish_p99_ms": median(f"receipt to Kafka: p99 at {rate}/s"),
+            }
+            for rate in RATES
+        ],
+        "saturation": point(median(f"whole way: responses {SATURATION}"), SATURATION),
+        "idle_percent": median("idle: CPU", 2),
+        "responses_a_second": median(f"whole way: responses {SATURATION}"),
+        "drained_a_second": median("backlog: drained without requests, absolute"),
+        "memory_mib": median("whole way: memory at most"),
+        "memory_draining_mib": median("backlog: memory at most"),
+        "quota_cores": QUOTA_CORES,
+        "quota_p99_ms": [
+            median(f"acknowledgement: p99 at {rate}/s, with {QUOTA_CORES:g} core", 1) for rate in QUOTA_RATES
+        ],
+        "quota_responses": median(f"whole way: responses at saturation, with {QUOTA_CORES:g} core"),
     }
+
+
+def cost_us(measures: dict[str, Any], rate: float, bound: int) -> float:
+    """Return microseconds of CPU an event at a rate: interpolated between the measured points on logarithmic scales.
+
+    `bound` is 0 for the lowest of the rounds, 1 for the highest.
+    """
+    points = [*measures["points"], measures["saturation"]]
+    rates, costs = [point["rate"] for point in points], [point["cost_us"][bound] for point in points]
+    if rate <= rates[0] or rate >= rates[-1]:
+        return float(costs[0] if rate <= rates[0] else costs[-1])
+    above = next(index for index, measured in enumerate(rates) if measured > rate)
+    share = math.log(rate / rates[above - 1]) / math.log(rates[above] / rates[above - 1])
+    return float(costs[above - 1] * (costs[above] / costs[above - 1]) ** share)
+
+
+def planned_rate(measures: dict[str, Any]) -> float:
+    """Return the events a second at which a replica uses PLANNED_CORE at the highest measured cost."""
+    candidates = range(100, measures["saturation"]["rate"], 100)
+    return two_digits(max(rate for rate in candidates if rate * cost_us(measures, rate, 1) / 1e6 <= PLANNED_CORE))
 
 
 def two_digits(value: float) -> float:
@@ -104,44 +145,77 @@ def duration(seconds: float) -> str:
 
 def page(measures: dict[str, Any]) -> str:
     """Return SIZING.md."""
-    size, cpu = measures["bytes"], measures["whole_microseconds"]
+    size = measures["bytes"]
     record = size["value"] + size["headers"] + size["key"]
-    planned = two_digits(PLANNED_CORE * 1e6 / cpu)
-    replicas = {rate: max(2, math.ceil(rate / planned) + 1) for rate in RATES}
+    planned = planned_rate(measures)
+    replicas = {rate: max(2, math.ceil(rate / planned) + 1) for rate in SIZED_RATES}
 
-    def row(title: str, cells: Iterator[str] | list[str]) -> str:
-        return f"| {title} | {' | '.join(cells)} |"
+    def row(title: str, cells: Iterable[object]) -> str:
+        return f"| {title} | {' | '.join(map(str, cells))} |"
 
     def volume(seconds: int) -> list[str]:
         # All but one replica: one may be down.
-        needed = [rate * seconds * size["journal"] / USABLE / GIB / (replicas[rate] - 1) for rate in RATES]
+        needed = [rate * seconds * size["journal"] / USABLE / GIB / (replicas[rate] - 1) for rate in SIZED_RATES]
         return [f"{max(1, math.ceil(each)):,} GiB" for each in needed]
 
+    def cores(rate: float) -> str:
+        shared = min(rate, planned)  # a higher rate is divided among replicas
+        low, high = (rate * cost_us(measures, shared, bound) / 1e6 for bound in (0, 1))
+        return " to ".join(dict.fromkeys(f"{value:.1g}" if value < 1 else f"{value:.1f}" for value in (low, high)))
+
+    points = [
+        row(
+            f"{point['rate']:,}",
+            [
+                between(point["cost_us"]),
+                f"{point['floor_us']:,}",
+                "{} / {}".format(*point["acknowledgement_ms"]),
+                point["publish_p99_ms"],
+            ],
+        )
+        for point in measures["points"]
+    ]
+    saturation = measures["saturation"]
+    points.append(
+        row(
+            f"{saturation['rate']:,} (saturation)",
+            [between(saturation["cost_us"]), f"{saturation['floor_us']:,}", "", ""],
+        )
+    )
     outages = [
         row(name, [duration(volume_gib * GIB / size["journal"] / rate) for rate in (1, 100, planned)])
         for volume_gib, name in VOLUMES.items()
     ]
+    kept = [f"{max(1, round(rate * record * 7 * 86400 / 1e9)):,} GB" for rate in SIZED_RATES]
     rates = [
-        row("cores for the work", [f"{rate * cpu / 1e6:.5f}".rstrip("0") for rate in RATES]),
-        row("replicas, one of which may be down", [str(replicas[rate]) for rate in RATES]),
+        row("cores for the work", map(cores, SIZED_RATES)),
+        row("replicas, one of which may be down", map(str, replicas.values())),
         row("volume for a day without Kafka, each", volume(86400)),
         row("volume for an hour without Kafka, each", volume(3600)),
-        row("into Kafka, times the replication factor", [f"{rate * record / 1000:,.0f} kB/s" for rate in RATES]),
-        row("kept for 7 days, one copy", [f"{max(1, round(rate * record * 7 * 86400 / 1e9)):,} GB" for rate in RATES]),
+        row("into Kafka, times the replication factor", [f"{rate * record / 1000:,.0f} kB/s" for rate in SIZED_RATES]),
+        row("kept for 7 days, one copy", kept),
     ]
-    figures = {name: f"{each:,}" for name, each in size.items()} | {
-        name: f"{each:,}" if isinstance(each, int) else str(each) for name, each in measures.items() if name != "bytes"
+    figures = {
+        name: f"{value:,}" if isinstance(value, int) else str(value) for name, value in (size | measures).items()
     }
     return string.Template(TEMPLATE.read_text()).substitute(
-        figures,
-        record=f"{record:,}",
-        core=f"{two_digits(1e6 / cpu):,.0f}",
-        planned=f"{planned:,.0f}",
-        held=f"{GIB // size['journal'] // 1000 * 1000:,}",
-        hour=duration(3600 * planned / measures["drained_a_second"]),
-        outages="\n".join(outages),
-        rates="\n".join(rates),
+        figures
+        | {
+            "quota_p99": " / ".join(map(str, measures["quota_p99_ms"])),
+            "record": f"{record:,}",
+            "planned": f"{planned:,.0f}",
+            "held": f"{GIB // size['journal'] // 1000 * 1000:,}",
+            "hour": duration(3600 * planned / measures["drained_a_second"]),
+            "points": "\n".join(points),
+            "outages": "\n".join(outages),
+            "rates": "\n".join(rates),
+        }
     )
+
+
+def between(bounds: list[int]) -> str:
+    """Return a range, or one number where both ends are the same."""
+    return " to ".join(dict.fromkeys(f"{bound:,}" for bound in bounds))
 
 
 def write(bench: Path | None = None) -> None:
