@@ -1,4 +1,8 @@
-"""`make bench-compare BASE=<git ref>`: the end-to-end cost before and after, measured alternately in one run."""
+"""`make bench-compare BASE=<git ref>`: cost and tail before and after, measured alternately in one run.
+
+Two ways: the acknowledgement alone (no Kafka), and the whole way until every event is on Kafka. As fast as the daemon
+responds; prints the medians of the rounds and the ratios of each round.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections import defaultdict
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -20,21 +25,29 @@ from .scenarios import BODY
 
 ROUNDS = 5
 SECONDS = 3
+WAYS = ("acknowledgement alone", "whole way")
 
 
-def _cost(scratch: Path, kafka: str, prefix: str, tree: Path) -> tuple[float, load.Loaded]:
+def _measure(scratch: Path, kafka: str | None, prefix: str, tree: Path) -> tuple[float, load.Loaded]:
+    """Return microseconds of CPU an event, and the latencies."""
     with servers.bridge(scratch / prefix, kafka, prefix, tree=tree) as server:
-        assert server.daemon is not None
+        daemon = server.daemon
+        assert daemon is not None
+
+        def settle() -> None:
+            if kafka is not None:
+                wait_for(daemon.drained, 60)
+
         load.closed(server.url, BODY, scratch, seconds=1)
-        wait_for(server.daemon.drained, 60)
+        settle()
         before = server.cpu_seconds()
         seen = load.closed(server.url, BODY, scratch, seconds=SECONDS)
-        wait_for(server.daemon.drained, 60)
+        settle()
         return (server.cpu_seconds() - before) / seen.requests * 1e6, seen
 
 
 def main() -> None:
-    """Check the base out next to this tree, measure both, print the ratio."""
+    """Check the base out next to this tree, measure both, print the ratios."""
     base = sys.argv[1]
     console = Console(width=140)
     with ExitStack() as stack:
@@ -43,20 +56,28 @@ def main() -> None:
         subprocess.run(["git", "worktree", "add", "--quiet", "--detach", tree, base], check=True)
         stack.callback(lambda: subprocess.run(["git", "worktree", "remove", "--force", tree], check=False))
         kafka = stack.enter_context(brokers.apache_kafka(scratch / "kafka"))
-        costs: dict[str, list[float]] = {"base": [], "this": []}
-        rates: dict[str, list[float]] = {"base": [], "this": []}
+        results: dict[tuple[str, str], list[tuple[float, load.Loaded]]] = defaultdict(list)
         for round_ in track(range(ROUNDS), description="measuring", console=Console(stderr=True)):
-            for name, source in (("base", tree), ("this", Path.cwd())):
-                cost, seen = _cost(scratch, kafka.bootstrap_servers, f"{name}{round_}.", source)
-                costs[name].append(cost)
-                rates[name].append(seen.rate)
-    ratios = [after / before for before, after in zip(costs["base"], costs["this"], strict=True)]
-    for name, measured in costs.items():
-        median = statistics.median(measured)
-        console.print(f"{name}: {median:.1f} µs of CPU an event, {statistics.median(rates[name]):.0f} answers/s")
-    console.print(
-        f"this / {base}: {statistics.median(ratios):.3f} of the CPU (rounds {min(ratios):.3f} to {max(ratios):.3f})"
-    )
+            for way, servers_of_way in zip(WAYS, (None, kafka.bootstrap_servers), strict=True):
+                for name, source in (("base", tree), ("this", Path.cwd())):
+                    prefix = f"{name}{round_}{way[:3]}."
+                    results[way, name].append(_measure(scratch, servers_of_way, prefix, source))
+    for way in WAYS:
+        for name in ("base", "this"):
+            costs, seen = zip(*results[way, name], strict=True)
+            p99, rate = statistics.median(one.p99 for one in seen), statistics.median(one.rate for one in seen)
+            console.print(
+                f"{way}, {name}: {statistics.median(costs):.1f} µs of CPU an event, p99 {p99:.1f} ms, "
+                f"{rate:.0f} responses/s"
+            )
+        pairs = list(zip(results[way, "base"], results[way, "this"], strict=True))
+        cpu = [after / before for (before, _), (after, _) in pairs]
+        tail = [after.p99 / before.p99 for (_, before), (_, after) in pairs]
+        for what, ratios in (("CPU", cpu), ("p99", tail)):
+            console.print(
+                f"{way}: {statistics.median(ratios):.3f} of the {what} of {base} "
+                f"(rounds {min(ratios):.3f} to {max(ratios):.3f})"
+            )
 
 
 if __name__ == "__main__":
