@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 
 import structlog
 from aiokafka.errors import KafkaError
 
+from bridge.errors import split_fix
 from bridge.kafka.client import backoff, describe_error
 from bridge.kafka.topics import TopicSurvey
 from bridge.publisher.conversion import EventConverter
@@ -30,6 +32,7 @@ PARKED_RETRY_FIRST_ATTEMPT = 3
 """The first pause is that of this attempt, about a second: each attempt costs a producer."""
 CONVERT_CHUNK_EVENTS = 25
 """Events converted before the loop may serve requests again."""
+HINT = "the topic's events are parked until then, then published in order; other topics are unaffected"
 PROVISION_SECONDS = 30.0
 """Time limit for creating or verifying topics before an attempt."""
 
@@ -79,9 +82,7 @@ class BlockedTopics:
         if topic in self._unparked or self._tasks is None:
             return
         self._unparked[topic] = 0
-        hint = "its events are parked; other topics are unaffected"
-        _log.error("topic_blocked", topic=topic, detail=detail, hint=hint)
-        self._report(topic, detail)
+        self._report(topic, detail, "topic_blocked")
         task = self._tasks.create_task(self._retry_parked(topic), name=f"retry {topic}")
         self._retries.add(task)
         task.add_done_callback(self._retries.discard)
@@ -95,9 +96,12 @@ class BlockedTopics:
         for topic in topics:
             self._unparked[topic] -= 1
 
-    def _report(self, topic: str, detail: str) -> None:
-        next_step = "gumlet-bridge topics check; the bridge retries and then publishes the parked events in order"
-        self._health.report(f"topic {topic}", "failing", f"{topic} is blocked: {detail}", next_step)
+    def _report(self, topic: str, detail: str, log_event: str = "topic_still_blocked") -> None:
+        cause, fix = split_fix(detail)
+        fix = fix or "`gumlet-bridge topics check`"
+        level = logging.ERROR if log_event == "topic_blocked" else logging.WARNING
+        _log.log(level, log_event, topic=topic, detail=cause, fix=fix, hint=HINT)
+        self._health.report(f"topic {topic}", "failing", f"{topic} is blocked: {cause}", f"{fix}; {HINT}")
 
     async def _retry_parked(self, topic: str) -> None:
         """Send the parked events of a topic, the oldest first, until none is left; then unblock the topic."""
@@ -108,7 +112,7 @@ class BlockedTopics:
                 await asyncio.sleep(backoff(attempt))
                 attempt += 1
                 if (reason := await self._provisioning_problem(topic)) is not None:
-                    self._report_failure(topic, reason)
+                    self._report(topic, reason)
                     continue
                 while parked := await self._queue.read_parked(topic, PARKED_RETRY_BATCH):
                     done = await self._send_parked(topic, parked, producer)
@@ -133,10 +137,6 @@ class BlockedTopics:
         except (KafkaError, OSError, TimeoutError) as error:
             return describe_error(error)
 
-    def _report_failure(self, topic: str, detail: str) -> None:
-        _log.warning("topic_still_blocked", topic=topic, detail=detail, hint="retrying")
-        self._report(topic, detail)
-
     async def _send_parked(self, topic: str, parked: Sequence[Parked], producer: BatchProducer) -> list[Parked]:
         """Send parked deliveries once; return those that are on Kafka now, as events or dead letters."""
         events: list[OutgoingEvent] = []
@@ -160,5 +160,5 @@ class BlockedTopics:
             waiting = topic != dead_letters and dead_letters in self
             events = [] if waiting else [outgoing for outgoing in replaced if outgoing is not None]
         if len(done) < len(parked):
-            self._report_failure(topic, detail or "not confirmed")
+            self._report(topic, detail or "not confirmed")
         return [each for each in parked if each.number in done]

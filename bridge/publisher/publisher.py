@@ -26,6 +26,7 @@ from aiokafka.errors import KafkaError
 
 from bridge.config.sections import KafkaSettings
 from bridge.contract.normalizer import Normalizer
+from bridge.errors import split_fix
 from bridge.kafka.client import backoff, describe_error
 from bridge.kafka.topics import TopicSurvey
 from bridge.publisher.blocked_topics import BlockedTopics
@@ -96,6 +97,7 @@ class Publisher:
             health=self._health,
         )
         self._connected: bool | None = None
+        self._outage = ""  # the cause of a failed connection that was logged last
         self._check_topics = True
         self._published: Counter[str] = Counter()
 
@@ -221,20 +223,25 @@ class Publisher:
             self._tracing.record_published([(outgoing.event, outgoing.delivery) for outgoing in report.sent])
 
     def _set_connected(self, *, connected: bool, detail: str = "") -> None:
-        """Record the connection state; a change is logged once."""
+        """Record the connection state; a change of it, and of the cause of a failure, is logged once."""
+        servers = self._settings.bootstrap_servers
+        if not connected:
+            cause, fix = split_fix(detail or f"{servers} does not respond")
+            fix = fix or "check the brokers and BRIDGE_KAFKA_…"
+            if cause != self._outage:
+                log_event = "kafka_disconnected" if self._connected is not False else "kafka_still_disconnected"
+                _log.warning(log_event, bootstrap_servers=servers, detail=cause, fix=fix, hint="retrying")
+            self._outage = cause
+            self._health.report("kafka", "failing", cause, f"{fix}; the bridge retries")
         if connected is self._connected:
             return
         self._connected = connected
         self._check_topics = connected
         self._metrics.kafka_connected.set(connected)
-        servers = self._settings.bootstrap_servers
         if connected:
+            self._outage = ""
             _log.info("kafka_connected", bootstrap_servers=servers)
             self._health.report("kafka", "ok")
-        else:
-            _log.warning("kafka_disconnected", bootstrap_servers=servers, detail=detail, hint="retrying")
-            cause = f"{servers} does not respond: {detail or 'no connection'}"
-            self._health.report("kafka", "failing", cause, "check the brokers and BRIDGE_KAFKA_…; the bridge retries")
 
 
 def _number(outgoing: OutgoingEvent) -> int:
