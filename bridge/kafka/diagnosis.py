@@ -130,7 +130,7 @@ def _connection_cause(subject: str, error: OSError) -> Cause:
     match error:
         case ssl.SSLCertVerificationError():
             detail = f"presents a TLS certificate that fails verification: {error.verify_message}"
-            fix = "set BRIDGE_KAFKA_SSL_CAFILE to the authority that signed the certificate, which must contain the host"
+            fix = "set BRIDGE_KAFKA_SSL_CAFILE to the authority that signed the certificate; it must contain the host"
         case ssl.SSLError():
             detail, fix = (
                 f"fails the TLS handshake: {error.reason or error}",
