@@ -31,9 +31,9 @@ from bridge.kafka.client import client_options, describe_error
 if TYPE_CHECKING:
     from bridge.config.sections import KafkaSettings
 
-PROBE_SECONDS = 5.0
-"""Time limit of a diagnosis."""
-STEP_SECONDS = 3.0
+PROBE_SECONDS = 8.0
+"""Time limit of a diagnosis: a silent server takes three steps."""
+STEP_SECONDS = 2.0
 """Time limit of one step, after which the address counts as silent."""
 
 _SECURITY = "BRIDGE_KAFKA_SECURITY_PROTOCOL"
