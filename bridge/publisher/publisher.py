@@ -123,6 +123,7 @@ class Publisher:
         self._windows: deque[SendWindow] = deque()
         self._prefetched_events = self._prefetched_bytes = 0
         self._unsettled = 0
+        self._blocked_seconds = 0.0
         self._window_ready = asyncio.Event()
         self._window_taken = asyncio.Event()
         self._published: Counter[str] = Counter()
@@ -187,14 +188,15 @@ class Publisher:
         """Return the events of a group's deliveries; requests are served in between."""
         self._unsettled += len(group.deliveries)
         events: list[OutgoingEvent] = []
-        yield_at = time.monotonic() + MAX_BLOCK_SECONDS
+        started = time.monotonic()
         for number, delivery in enumerate(group.deliveries, group.first):
             events.append(OutgoingEvent(self._normalizer.event(delivery), delivery, number))
-            if time.monotonic() >= yield_at:
+            if self._blocked_seconds + time.monotonic() - started >= MAX_BLOCK_SECONDS:
                 # A large backlog yields to requests that wait for their acknowledgement.
                 yields = self._queue.has_pending_acks and self._queue.depth > YIELD_BACKLOG_EVENTS
                 await asyncio.sleep(YIELD_SECONDS if yields else 0)
-                yield_at = time.monotonic() + MAX_BLOCK_SECONDS
+                self._blocked_seconds, started = 0.0, time.monotonic()
+        self._blocked_seconds += time.monotonic() - started  # groups of one event count too
         return events
 
     async def _next_window(self) -> SendWindow:

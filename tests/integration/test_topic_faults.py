@@ -136,7 +136,7 @@ async def test_dead_letter_that_its_topic_rejects_stops_nothing(
 async def test_parked_event_that_becomes_a_dead_letter_does_not_wait_for_a_missing_dead_letter_topic(
     apache_kafka: Broker, tmp_path: Path, prefix: str
 ) -> None:
-    """While the dead-letter topic is missing, a topic that rejects one of its parked events gets the others in order."""
+    """A topic that rejects one of its parked events gets the others in order, without a dead-letter topic too."""
     topic, dead = f"{prefix}{READY}", f"{prefix}dead-letter"
     async with admin_of(apache_kafka.bootstrap_servers) as admin:
         with Daemon(tmp_path, apache_kafka.bootstrap_servers, prefix, topics_provision="off") as daemon:
