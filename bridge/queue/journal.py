@@ -260,15 +260,19 @@ class Journal:
     async def settle_and_park(self, group: Group, parked: Sequence[tuple[str, Delivery]]) -> None:
         """Settle up to the end of `group` after some of its deliveries, named with their topics, are parked on disk.
 
-        Retries while the disk fails. A crash in between repeats the parked deliveries.
+        A crash in between repeats the parked deliveries.
         """
+        await self.park(parked)
+        self.settle(group)
+
+    async def park(self, parked: Sequence[tuple[str, Delivery]]) -> None:
+        """Write deliveries to the logs of their topics. Retries while the disk fails."""
         topics: dict[str, list[Delivery]] = {}
         for topic, delivery in parked:
             topics.setdefault(topic, []).append(delivery)
         for topic, deliveries in topics.items():
             while not await self._commits.write_parked(partial(self._parked.append, topic, deliveries)):  # noqa: ASYNC110
                 await asyncio.sleep(RETRY_SECONDS)  # a disk signals nothing
-        self.settle(group)
 
     async def read_parked(self, topic: str, limit: int) -> list[Parked]:
         """Return the oldest parked deliveries of a topic, at most `limit`. Retries while the disk fails."""
