@@ -78,7 +78,7 @@ profile: $(DEV)  ## Write a flame graph of the daemon under load to .cache/profi
 	@mkdir -p .cache
 	@$(BIN)/python -m tests.bench.profile .cache/profile.svg
 
-check: $(DEV) check-schemas  ## Check lint, format, types, language, import directions and the schemas
+check: $(DEV) check-schemas  ## Check lint, format, types, language, links, import directions and the schemas
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy

@@ -182,7 +182,7 @@ async def test_what_is_not_registered_waits_and_others_flow(
         assert refused["fix"] == "gumlet-bridge schemas register"
         await register(settings, "video.status.ready")
         wait_for(daemon.drained, what="the events that waited")
-        assert daemon.logged("topic_unblocked")
+        wait_for(lambda: daemon.logged("topic_unblocked"), what="the topic's log line")
     topics = [f"{prefix}video.status.{name}" for name in ("created", "ready")]
     records = await read_all(broker.bootstrap_servers, topics)
     events = [decoded(played.url, each) for each in records]
