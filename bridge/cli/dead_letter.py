@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from bridge.config.settings import Settings
     from bridge.event import Delivery, Event
-    from bridge.publisher.producer import BatchProducer
+    from bridge.publisher.sending import BatchProducer
 
 CHUNK = 200
 """Events per send."""

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 import orjson
+import structlog
 
 from bridge.contract.converters import MAX_KEY_CHARS, rfc3339, to_key
 from bridge.contract.mappings import MAPPINGS
@@ -59,6 +60,9 @@ _NOT_IN_ATTRIBUTES = re.compile(
     + "]"
 )
 """Control characters and noncharacters, which no CloudEvents attribute may hold."""
+
+
+_log = structlog.stdlib.get_logger()
 
 
 class _TooDeepError(Exception):
@@ -107,6 +111,7 @@ class Normalizer:
         except _TooDeepError as error:
             return self.dead_letter(delivery, "nesting_too_deep", error.detail)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not block every event behind this one
+            _log.exception("delivery_not_normalized", received_ms=delivery.received_ms)
             return self.dead_letter(delivery, "internal_error", f"{type(error).__name__} in the normalizer")
 
     def dead_letter(self, delivery: Delivery, reason: str, detail: str, pointer: str | None = None) -> Event:

@@ -8,7 +8,6 @@ OAuth token is read from its file at each connection, so that its rotation needs
 from __future__ import annotations
 
 import asyncio
-import random
 import ssl
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +20,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bridge.config.sections import KafkaSettings
-
-BACKOFF_SECONDS = (0.2, 10.0)
-"""First and longest pause between two attempts to reach Kafka; each is shortened at random by up to half."""
 
 
 class ConnectionFailedError(KafkaConnectionError):  # type: ignore[misc]  # aiokafka has no types
@@ -94,12 +90,6 @@ def _ssl_context(kafka: KafkaSettings) -> ssl.SSLContext:
                 "has one."
             ) from error
     return context
-
-
-def backoff(attempt: int) -> float:
-    """Return seconds to wait before attempt number `attempt` (from 0): exponential, bounded, with jitter."""
-    first, longest = BACKOFF_SECONDS
-    return min(longest, first * 2.0 ** min(attempt, 16)) * random.uniform(0.5, 1)  # noqa: S311 - not a secret
 
 
 def describe_error(error: BaseException) -> str:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from bridge.publisher.outgoing import OutgoingEvent
-from bridge.publisher.producer import BatchProducer
 from bridge.publisher.registry_encoder import create_encoder
+from bridge.publisher.sending import BatchProducer, OutgoingEvent
 from bridge.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -46,7 +45,10 @@ async def send_all(producer: BatchProducer, events: Sequence[tuple[Event, Delive
             return errors
         report = await producer.send(left)
         errors |= {rejection.outgoing.number: rejection.detail for rejection in report.rejected}
-        for blocked in report.blocked_by_topic.values():
-            errors |= {outgoing.number: blocked.detail for outgoing in blocked.events}
-        left = report.retry
+        left = [outgoing for outgoing in report.unsent if outgoing.event.topic not in report.blocked]
+        errors |= {
+            outgoing.number: report.blocked[outgoing.event.topic]
+            for outgoing in report.unsent
+            if outgoing.event.topic in report.blocked
+        }
     return errors | {outgoing.number: "not confirmed" for outgoing in left}

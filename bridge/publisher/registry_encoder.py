@@ -17,9 +17,9 @@ from bridge.config.sections import RegistrySettings
 from bridge.contract.schemas import Contract, Topic
 from bridge.errors import RegistryError, RegistryIncompatible
 from bridge.event import Event
-from bridge.kafka.client import backoff
 from bridge.kafka.schema_registry import Registry, registry, subject_name, tls_context
 from bridge.kafka.wire_format import encode_guid_header, encode_id_prefix
+from bridge.publisher.backoff import backoff
 from bridge.telemetry.health import Health
 
 LOOKUP_SECONDS = 5.0
