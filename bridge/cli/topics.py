@@ -106,7 +106,8 @@ def apply_(
     - set retention and cleanup to the contract's values: `gumlet-bridge topics apply --update-config`
     """
     settings, contract = _load(config_file)
-    differences = _compare(settings, contract)
+    # That this user may not publish does not concern the topics.
+    differences = [difference for difference in _compare(settings, contract) if difference.subject != "access"]
     chosen = [
         difference
         for difference in differences
@@ -116,6 +117,8 @@ def apply_(
     ]
     if remaining := [difference for difference in differences if difference not in chosen]:
         show_rows(_rows(remaining), COLUMNS, as_json=False, title="not changed")
+        if any(difference.kind == "access" for difference in remaining):
+            raise BridgeError("This user may not describe all topics. Fix: allow what the rows above name.")
     if not chosen:
         echo("Nothing to change.")
         return
