@@ -117,8 +117,9 @@ def apply_(
     ]
     if remaining := [difference for difference in differences if difference not in chosen]:
         show_rows(_rows(remaining), COLUMNS, as_json=False, title="not changed")
-        if any(difference.kind == "access" for difference in remaining):
-            raise BridgeError("This user may not describe all topics. Fix: allow what the rows above name.")
+        hidden = ("access", "unreadable") if update_config else ("access",)
+        if any(difference.kind in hidden for difference in remaining):
+            raise BridgeError("This user may not see all that is compared. Fix: allow what the rows above name.")
     if not chosen:
         echo("Nothing to change.")
         return

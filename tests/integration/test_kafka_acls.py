@@ -172,11 +172,11 @@ MISSING = [
     ("bridge-operator", "DESCRIBE_CONFIGS", ("topics", "check"), "DescribeConfigs"),
     ("bridge-topics", "CREATE", ("topics", "apply", "--yes"), "--operation Create"),
     ("bridge-topics", "ALTER", ("topics", "apply", "--yes", "--add-partitions"), "may not describe"),
-    ("bridge-topics", "ALTER_CONFIGS", ("topics", "apply", "--yes", "--update-config"), "--operation AlterConfigs"),
+    ("bridge-topics", "ALTER_CONFIGS", ("topics", "apply", "--yes", "--update-config"), "DescribeConfigs"),
 ]
 """User, the operation that is taken away, a command that then fails, and what its message names.
 
-Alter includes Describe, without which Kafka does not say that the topic exists.
+Alter includes Describe, and AlterConfigs DescribeConfigs: without them Kafka does not show what to change.
 """
 
 
