@@ -18,6 +18,8 @@ MAX_KEY_CHARS = 256
 """Characters of an id that is used as a Kafka key."""
 MAX_INTEGER = 2**53 - 1
 """The largest integer of the contract: up to here a float holds every integer exactly."""
+MAX_CONVERTED_ITEMS = 1000
+"""Items of a list that are converted one by one; Gumlet sends few. A longer list would hold up other events."""
 _NUMBER = re.compile(r"-?[0-9]{1,18}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,2})?")
 _RATIO = re.compile(r"([0-9]{1,15})\s*/\s*([0-9]{1,15})")
 """Both bounded, so that a match is always finite and fits in 64 bits."""
@@ -48,10 +50,10 @@ def to_string_list(value: Any) -> Any:
         return [value] if value else []
     if kind is not list:
         return [str(value)] if kind is int else None
-    for item in value:
-        if type(item) is not str:
-            return list(map(str, value)) if set(map(type, value)) <= {str, int} else None
-    return value
+    types = set(map(type, value))
+    if types <= {str}:
+        return value
+    return list(map(str, value)) if types <= {str, int} and len(value) <= MAX_CONVERTED_ITEMS else None
 
 
 def to_any(value: Any) -> Any:
