@@ -64,7 +64,8 @@ def content_id(source: str, content: bytes) -> str:
     """
     digest = _source_digest(source).copy()
     digest.update(content)
-    return digest.hexdigest()[: 2 * ID_BYTES]
+    encoded: str = digest.hexdigest()
+    return encoded[: 2 * ID_BYTES]
 
 
 @lru_cache(maxsize=256)

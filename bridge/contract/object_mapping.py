@@ -89,10 +89,10 @@ class ObjectMapping:
 
 def field(name: str, convert: Convert, *, is_open: bool = False) -> FieldRule:
     """Return the rule of a plain field: its converted value is the property `name`."""
-    usual, maximum = _IDENTITY_RANGES.get(convert, (None, 0))
+    number_type, maximum = _IDENTITY_RANGES.get(convert, (None, 0))
 
     def apply(value: Any, record: JSONObject) -> Any:
-        if type(value) is usual and 0 <= value <= maximum:  # saves a call
+        if type(value) is number_type and 0 <= value <= maximum:  # saves a call
             record[name] = value
             return None
         converted = convert(value)
