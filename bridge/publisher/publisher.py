@@ -122,8 +122,7 @@ class Publisher:
             health=health,
         )
         self._windows: deque[SendWindow] = deque()
-        self._prefetched_events = self._prefetched_bytes = 0
-        self._unsettled = 0
+        self._prefetched_events = self._prefetched_bytes = self._unsettled = 0
         self._blocked_seconds = 0.0
         self._window_ready = asyncio.Event()
         self._window_taken = asyncio.Event()
@@ -282,10 +281,11 @@ class Publisher:
         for attempt in itertools.count():
             try:
                 await self._blocked_topics.check_topics(self._producer)
-                return
             except (KafkaError, OSError) as error:
                 self._connection.report(describe_error(error))
                 await asyncio.sleep(backoff(attempt))
+            else:
+                return
 
     async def _drain(self, seconds: float) -> None:
         """Wait until everything but the parked is published; what is left stays on disk for the next start."""
