@@ -28,8 +28,7 @@ import structlog
 from bridge.config.sections import JournalSettings, QueueSettings
 from bridge.errors import BridgeError, DeliveryRejected
 from bridge.event import Delivery
-from bridge.queue.directory import lock_directory
-from bridge.queue.files import Files
+from bridge.queue.files import Files, lock_directory
 from bridge.queue.frame import State
 from bridge.queue.group_commit import DELIVERY_OVERHEAD_BYTES, GroupCommit
 from bridge.queue.interface import Group, Parked
@@ -59,11 +58,11 @@ class Journal:
         self._metrics = metrics
         segment_bytes = min(SEGMENT_BYTES, max(MIN_SEGMENT_BYTES, settings.max_bytes // 8))
         quarantine = settings.dir / QUARANTINE_NAME
-        self._journal = Log(settings.dir, quarantine, self._on_damage, files=files, segment_bytes=segment_bytes)
-        self._parked = ParkedLogs(settings.dir, quarantine, self._on_damage, files, segment_bytes)
-        state = self._journal.state
-        self._reader = self._journal.reader(state.settled)
-        self._last, self._total = self._journal.last, self._journal.total
+        self._main_log = Log(settings.dir, quarantine, self._on_damage, files=files, segment_bytes=segment_bytes)
+        self._parked_logs = ParkedLogs(settings.dir, quarantine, self._on_damage, files, segment_bytes)
+        state = self._main_log.state
+        self._reader = self._main_log.reader(state.settled)
+        self._last, self._total = self._main_log.last, self._main_log.total
         self._position, self._read_total = state.settled, state.settled_total
         self._unsettled: deque[Group] = deque()
         self._unsettled_count = 0
@@ -71,7 +70,7 @@ class Journal:
         self._tail_bytes = 0
         self._readable = asyncio.Event()
         self._reading = ThreadPoolExecutor(1, thread_name_prefix="journal-reader")
-        self._commits = GroupCommit(self._journal, self._parked, metrics, self._on_committed)
+        self._commits = GroupCommit(self._main_log, self._parked_logs, metrics, self._on_committed)
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -114,9 +113,8 @@ class Journal:
     def _close(self) -> None:
         self._commits.close()
         self._reading.shutdown()
-        self._reader.close()
-        self._journal.close()
-        self._parked.close()
+        self._main_log.close()
+        self._parked_logs.close()
 
     def _on_damage(self, damage: Damage) -> None:
         """Count and log damage; called from any thread."""
@@ -169,17 +167,17 @@ class Journal:
     @property
     def size_bytes(self) -> int:
         """Bytes of the deliveries in `depth`, and of those that wait for the disk."""
-        parked = sum(topic.size_bytes for topic in self._parked.topics())
-        return self._total - self._journal.state.settled_total + self._commits.pending_bytes + parked
+        parked = sum(topic.size_bytes for topic in self._parked_logs.topics())
+        return self._total - self._main_log.state.settled_total + self._commits.pending_bytes + parked
 
     @property
     def oldest_pending_ms(self) -> int | None:
         """Receipt of the oldest delivery in `depth`, in ms since the epoch; None when nothing is pending."""
-        received = [topic.oldest_ms for topic in self._parked.topics() if topic.count]
+        received = [topic.oldest_ms for topic in self._parked_logs.topics() if topic.count]
         if self._unsettled or self._tail:
             received.append((self._unsettled or self._tail)[0].received_ms)
         elif self._position < self._last:
-            received.append(self._journal.state.oldest_ms)
+            received.append(self._main_log.state.oldest_ms)
         return min(received, default=None)
 
     @property
@@ -190,7 +188,7 @@ class Journal:
     @property
     def parked(self) -> dict[str, int]:
         """Number of parked deliveries of each blocked topic."""
-        return {topic.topic: count for topic in self._parked.topics() if (count := topic.count)}
+        return {topic.topic: count for topic in self._parked_logs.topics() if (count := topic.count)}
 
     def _on_committed(self, group: Group) -> None:
         """Keep a committed group in memory for a reader that has caught up."""
@@ -252,9 +250,9 @@ class Journal:
         elif self._position == self._last:
             state = State(self._last, self._total)
         else:
-            oldest_ms = self._tail[0].received_ms if self._tail else self._journal.state.oldest_ms
+            oldest_ms = self._tail[0].received_ms if self._tail else self._main_log.state.oldest_ms
             state = State(self._position, self._read_total, oldest_ms)
-        self._journal.settle(state)
+        self._main_log.settle(state)
         self._commits.schedule_checkpoint()
 
     async def settle_and_park(self, group: Group, parked: Sequence[tuple[str, Delivery]]) -> None:
@@ -271,12 +269,12 @@ class Journal:
         for topic, delivery in parked:
             topics.setdefault(topic, []).append(delivery)
         for topic, deliveries in topics.items():
-            while not await self._commits.write_parked(partial(self._parked.append, topic, deliveries)):  # noqa: ASYNC110
+            while not await self._commits.write_parked(partial(self._parked_logs.append, topic, deliveries)):  # noqa: ASYNC110
                 await asyncio.sleep(RETRY_SECONDS)  # a disk signals nothing
 
     async def read_parked(self, topic: str, limit: int) -> list[Parked]:
         """Return the oldest parked deliveries of a topic, at most `limit`. Retries while the disk fails."""
-        log = self._parked.topic(topic)
+        log = self._parked_logs.topic(topic)
         return [] if log is None else await self._read_disk(partial(log.read, limit))
 
     async def unpark(self, parked: Sequence[Parked]) -> None:
@@ -285,6 +283,6 @@ class Journal:
         for each in parked:
             numbers.setdefault(each.topic, set()).add(each.number)
         for name, done in numbers.items():
-            if (topic := self._parked.topic(name)) is not None:
+            if (topic := self._parked_logs.topic(name)) is not None:
                 topic.unpark(done)
-        await self._commits.write_parked(partial(self._parked.checkpoint, list(numbers)))
+        await self._commits.write_parked(partial(self._parked_logs.checkpoint, list(numbers)))
