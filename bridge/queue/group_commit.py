@@ -169,8 +169,8 @@ class GroupCommit:
                     future.set_result(None)
             self._committed_at = self._loop.time()
             self._note_success()
-            self._unrecorded.set()
-            self._metrics.record_commit(deliveries, self._committed_at - began)
+            self.schedule_checkpoint()
+            self._metrics.record_commit(deliveries, time.perf_counter() - began)
         self._committing = []
         self.pending_bytes -= size
 

@@ -2,14 +2,17 @@
 
 Input: deliveries from the ingress. Output: groups of deliveries for the publisher, parked deliveries of blocked topics.
 
+Order of reading: `append` here → `group_commit.py` (one writer thread) → `log.py` (segments on disk) → `frame.py` (their
+bytes), with the file operations of `files.py`. Then `read` here → `log_reader.py` → `segment.py` (the rule of reading,
+recovery after a restart). `parked.py` is a log for each blocked topic. `interface.py` is what ingress and publisher use.
+
 Invariants:
 1. A delivery whose `append` is done is on disk: its frame is synced.
 2. A delivery is removed only by `settle`, `settle_and_park` or `unpark`, which the publisher calls after Kafka has
    confirmed the record, or parks it. Damage on disk is the exception: it is counted, logged and quarantined.
 3. `read` returns each delivery once, in the order of acknowledgement. After a crash, deliveries settled in the last
    moments before it (`CHECKPOINT_SECONDS`, or the last commit) are returned again.
-4. One thread writes. Deliveries that arrive while it syncs form the next group commit: one frame, one sync.
-5. The event loop never reads or scans the disk: depth, bytes and age come from running totals, and the last committed
+4. The event loop never reads or scans the disk: depth, bytes and age come from running totals, and the last committed
    deliveries come from memory (`TAIL_BYTES` at most) for a reader that has caught up.
 """
 
@@ -65,7 +68,6 @@ class Journal:
         self._last, self._total = self._main_log.last, self._main_log.total
         self._position, self._read_total = state.settled, state.settled_total
         self._unsettled: deque[Group] = deque()
-        self._unsettled_count = 0
         self._tail: deque[Group] = deque()
         self._tail_bytes = 0
         self._readable = asyncio.Event()
@@ -162,7 +164,8 @@ class Journal:
     @property
     def depth(self) -> int:
         """Number of deliveries on disk that are not on Kafka, the parked ones included."""
-        return self._last - self._position + self._unsettled_count + sum(self.parked.values())
+        unsettled = sum(len(group.deliveries) for group in self._unsettled)
+        return self._last - self._position + unsettled + sum(self.parked.values())
 
     @property
     def size_bytes(self) -> int:
@@ -218,7 +221,6 @@ class Journal:
                 await self._readable.wait()
                 continue
             self._unsettled += groups
-            self._unsettled_count += sum(len(group.deliveries) for group in groups)
             if groups:
                 self._read_total = groups[-1].total
                 return groups
@@ -240,7 +242,7 @@ class Journal:
     def settle(self, group: Group) -> None:
         """Remove everything up to the end of a group: Kafka has it. Recorded with the next commit."""
         while self._unsettled and self._unsettled[0].last <= group.last:
-            self._unsettled_count -= len(self._unsettled.popleft().deliveries)
+            self._unsettled.popleft()
         self._record_settled()
 
     def _record_settled(self) -> None:
@@ -280,8 +282,8 @@ class Journal:
     async def unpark(self, parked: Sequence[Parked]) -> None:
         """Remove parked deliveries: Kafka has them. If the disk fails, a crash repeats them."""
         numbers: dict[str, set[int]] = {}
-        for each in parked:
-            numbers.setdefault(each.topic, set()).add(each.number)
+        for entry in parked:
+            numbers.setdefault(entry.topic, set()).add(entry.number)
         for name, done in numbers.items():
             if (topic := self._parked_logs.topic(name)) is not None:
                 topic.unpark(done)
