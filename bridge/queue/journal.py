@@ -155,9 +155,10 @@ class Journal:
         if count >= limits.max_pending or commits.pending_bytes + size > limits.max_pending_bytes:
             return DeliveryRejected("queue_full", f"{count} deliveries wait for the disk")
         if (held := self.size_bytes) + size > self._settings.max_bytes:
-            return DeliveryRejected("journal_full", f"the journal holds {held} bytes of {self._settings.max_bytes}")
+            detail = f"the journal holds {held >> 20} of {self._settings.max_bytes >> 20} MiB (journal.max_bytes)"
+            return DeliveryRejected("journal_full", detail)
         if commits.free_bytes < self._settings.min_free_bytes:
-            detail = f"the disk has {commits.free_bytes} bytes free, less than {self._settings.min_free_bytes}"
+            detail = f"{commits.free_bytes >> 20} MiB free on the disk are less than journal.min_free_bytes"
             return DeliveryRejected("disk_full", detail)
         return None
 
