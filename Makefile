@@ -27,9 +27,9 @@ PARALLEL := --numprocesses=$(WORKERS) --maxprocesses=8 --dist=worksteal
 COVERAGE := --cov --cov-append --cov-report=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all test-lowest chaos bench bench-compare bench-journal bench-tuning profile check check-prose \
-	check-schemas check-deploy generate-schemas generate-deploy generate-sizing fmt lock lines clean \
-	compose-up compose-down
+.PHONY: help run test test-all test-lowest mutations chaos bench bench-compare bench-journal bench-tuning profile \
+	check check-prose check-schemas check-deploy generate-schemas generate-deploy generate-faults \
+	generate-sizing fmt lock lines clean compose-up compose-down
 
 help:  ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ test-lowest: $(LOWEST)/stamp  ## Run the unit and HTTP tests with the lowest ver
 	@$(LOWEST)/bin/python -m pytest -q $(PARALLEL) -p no:cacheprovider \
 		tests/unit tests/integration/test_http_responses.py $(ARGS)
 
+mutations: $(DEV)  ## Break each rule of the journal in a copy, and show which test fails
+	@$(BIN)/python -m tests.enumeration.mutations
+
 chaos: $(DEV)  ## Run the fault-injection tests in their long form; CHAOS_SEED=n repeats a run
 	@CHAOS=long $(PYTEST) tests/chaos tests/integration/test_security.py tests/integration/test_limits.py $(ARGS)
 
@@ -78,7 +81,7 @@ profile: $(DEV)  ## Write a flame graph of the daemon under load to .cache/profi
 	@mkdir -p .cache
 	@$(BIN)/python -m tests.bench.profile .cache/profile.svg
 
-check: $(DEV) check-schemas  ## Check lint, format, types, language, import directions and the schemas
+check: $(DEV) check-schemas  ## Check lint, format, types, language, links, import directions and the schemas
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
@@ -111,6 +114,9 @@ generate-deploy: $(DEV)  ## Generate the derived files of deploy/
 
 generate-sizing: $(DEV)  ## Generate deploy/SIZING.md from the figures of the last `make bench`
 	@$(BIN)/python -m tests.deploy.sizing .cache/bench.json
+
+generate-faults: $(DEV)  ## Generate the table of faults in deploy/README.md: provokes each on a real Kafka (3 minutes)
+	@FAULT_TABLE=write $(PYTEST) tests/integration/test_fault_table.py
 
 compose-up:  ## Run the bridge with Kafka, Prometheus, Grafana and a topic viewer (needs Docker)
 	@$(COMPOSE) up --build --detach --wait

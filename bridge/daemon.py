@@ -1,9 +1,10 @@
-"""The daemon: wires all the parts. Start order is nesting order; stopping is leaving the blocks.
+"""The daemon: creates and connects all the parts. They stop in the reverse order of their start.
 
-The journal opens first and closes last; the publisher runs inside it; the ingress is innermost: it stops accepting and
-finishes the requests in flight before the publisher drains. A crash of any part stops the others in the same order.
+The queue opens first and closes last. The ingress starts last: it stops accepting and finishes the requests in flight
+before the publisher drains. A crash of any part stops the others in the same order, without the drain.
 
-Invariant: a stop ends within twice `shutdown_timeout_seconds` (requests, then drain) and STOP_GRACE_SECONDS.
+Invariant: a stop, after a signal or a crash, ends within twice `shutdown_timeout_seconds` (once for the requests in
+flight, once for the drain) plus STOP_GRACE_SECONDS.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from bridge.telemetry.tracing import start_tracing
 from bridge.webhook import DEFAULT_SOURCE
 
 STOP_GRACE_SECONDS = 20.0
-"""Time for closing producers, journal and exporters after requests and drain had theirs."""
+"""Time to close the producer, the journal and the trace exporter after the requests and the drain."""
 EXIT_STOP_TIMED_OUT = 1
 
 _log = structlog.stdlib.get_logger()
@@ -62,17 +63,18 @@ async def run(
     ready: Callable[[Addresses], None] | None = None,
     stop: asyncio.Event | None = None,
 ) -> None:
-    """Run the bridge until `stop` is set, or without it until SIGTERM or SIGINT; then drain and return.
+    """Run the bridge until `stop` is set, by default by SIGTERM or SIGINT; then drain and return.
 
-    `ready` is called once deliveries are accepted. Raises BridgeError (in an ExceptionGroup where a task met it)
-    for an error that the user must fix.
+    `ready` is called once deliveries are accepted. Raises BridgeError, in an ExceptionGroup if a task raised it, for an
+    error that the user must fix.
     """
     health = Health()
     recent = RecentActivity()
     metrics = Metrics(recent)
     tokens = Tokens.from_settings(settings)
-    if not tokens.authentication_disabled:
-        register_tokens(metrics, tokens.statuses)
+    tokens_status = None if tokens.authentication_disabled else tokens.statuses
+    if tokens_status is not None:
+        register_tokens(metrics, tokens_status)
     client_options(settings.kafka)  # an unusable certificate ends the start, not the first connection
     contract = Contract.load(settings.topics.prefix)
     metrics.initialize([DEFAULT_SOURCE, *settings.allowed_sources], [topic.name for topic in contract.topics.values()])
@@ -89,54 +91,48 @@ async def run(
         topics.mismatches,
     )
     encoder = create_encoder(settings.registry, contract, health)
-    async with contextlib.AsyncExitStack() as limit, contextlib.AsyncExitStack() as stack:
-        if stop is None:
-            stop = stack.enter_context(_signals())
-        tracing = stack.enter_context(start_tracing())
-        backlog = await stack.enter_async_context(_backlog(settings, metrics))
-        publisher = Publisher(
-            backlog,
-            normalizer,
-            settings.kafka,
-            metrics,
-            provision=topics.ensure_topics,
-            encoder=encoder,
-            # A sender waits for its acknowledgement until Kafka has the record: nothing is collected then.
-            linger_seconds=0.0 if settings.ack == "kafka" else settings.kafka.linger_seconds,
-            tracing=tracing,
-            recent=recent,
-            health=health,
-        )
-        tokens_status = None if tokens.authentication_disabled else tokens.statuses
-        sources = Sources(lambda: publisher.connected, drift.report, tokens_status, lambda: tokens.file_fault)
-        admin = Admin(settings, Status(settings, backlog, metrics, health, sources), metrics, health, recent)
-        ingress = WebhookServer(settings, tokens, backlog, metrics, tracing)
-        metrics.register_gauge(
-            "bridge_requests_in_flight", "Requests of the public port without a response.", lambda: ingress.in_flight
-        )
-        async with (
-            admin.listening() as admin_url,
-            publisher.running(settings.shutdown_timeout_seconds),
-            ingress.listening() as public_url,
-        ):
+    async with contextlib.AsyncExitStack() as limit, contextlib.AsyncExitStack() as parts:
+        try:
+            stop = stop or parts.enter_context(_stop_signal())
+            tracing = parts.enter_context(start_tracing())
+            queue = await parts.enter_async_context(_open_queue(settings, metrics))
+            publisher = Publisher(
+                queue,
+                normalizer,
+                settings.kafka,
+                metrics,
+                provision=topics.ensure_topics,
+                encoder=encoder,
+                # With ack = kafka, a sender waits until Kafka has the record: nothing is collected.
+                linger_seconds=0.0 if settings.ack == "kafka" else settings.kafka.linger_seconds,
+                tracing=tracing,
+                recent=recent,
+                health=health,
+            )
+            sources = Sources(lambda: publisher.connected, drift.report, tokens_status, lambda: tokens.file_fault)
+            admin = Admin(settings, Status(settings, queue, metrics, health, sources), metrics, health, recent)
+            ingress = WebhookServer(settings, tokens, queue, metrics, tracing)
+            admin_url = await parts.enter_async_context(admin.listening())
+            await parts.enter_async_context(publisher.running(settings.shutdown_timeout_seconds))
+            public_url = await parts.enter_async_context(ingress.listening())
             if tokens.authentication_disabled:
                 _log.warning("authentication_disabled", hint="anyone who can reach the port can send events")
             _log.info("listening", public=public_url, admin=admin_url, ack=settings.ack)
             if ready is not None:
                 ready(Addresses(public_url, admin_url))
             await stop.wait()
-            _log.info("stopping", deliveries=backlog.depth)
-            # Twice: the requests in progress have their time, then the drain.
+            _log.info("stopping", deliveries=queue.depth)
+        finally:
             limit.enter_context(_stop_limit(2 * settings.shutdown_timeout_seconds + STOP_GRACE_SECONDS))
     _log.info("stopped")
 
 
 @contextlib.contextmanager
 def _stop_limit(seconds: float) -> Iterator[None]:
-    """End the process when the block takes longer than `seconds`, whatever hangs: the journal survives it."""
+    """End the process when the block takes longer than `seconds`; acknowledged deliveries stay in the journal."""
 
     def end() -> None:
-        _log.error("stop_timed_out", seconds=seconds, hint="what is pending stays in the journal")
+        _log.error("stop_timed_out", seconds=seconds, hint="pending deliveries stay in the journal")
         os._exit(EXIT_STOP_TIMED_OUT)
 
     timer = threading.Timer(seconds, end)
@@ -148,14 +144,14 @@ def _stop_limit(seconds: float) -> Iterator[None]:
         timer.cancel()
 
 
-def _backlog(settings: Settings, metrics: Metrics) -> AbstractAsyncContextManager[DeliveryQueue]:
+def _open_queue(settings: Settings, metrics: Metrics) -> AbstractAsyncContextManager[DeliveryQueue]:
     if settings.ack == "kafka":
         return MemoryQueue.open(settings.queue, settings.ack_timeout_seconds)
     return Journal.open(settings.journal, metrics, settings.queue)
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[asyncio.Event]:
+def _stop_signal() -> Iterator[asyncio.Event]:
     """Yield an event that SIGTERM or SIGINT sets."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()

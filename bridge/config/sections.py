@@ -5,14 +5,13 @@ A rule about two settings is checked on the later one, so that a mistake in one 
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FilePath, SecretStr, ValidationInfo, field_validator
 
-from bridge.config.address import MAX_PORT
+from bridge.config.address import MAX_PORT, parse_ipv6
 
 MIB = 1024 * 1024
 
@@ -29,11 +28,7 @@ def _normalize_brokers(value: str) -> str:
             raise ValueError("is not a list of HOST:PORT; an IPv6 address is written as in [::1]:9092")
         host = match["v6"] or match["host"]
         if ":" in host:
-            try:
-                ipaddress.IPv6Address(host)
-            except ValueError:
-                raise ValueError("contains an invalid IPv6 address; it is written as in [::1]:9092") from None
-            host = f"[{host}]"
+            host = f"[{parse_ipv6(host)}]"
         brokers.append(f"{host}:{match['port']}")
     if not brokers:
         raise ValueError("is empty: at least one HOST:PORT is required")

@@ -164,7 +164,9 @@ class Settings(BaseSettings):
     )
     retry_after_seconds: int = Field(30, ge=0, description="Value of Retry-After in a 503 response.")
     shutdown_timeout_seconds: float = Field(
-        25, gt=0, description="How long a stop may take to finish what is in flight and drain to Kafka."
+        25,
+        gt=0,
+        description="How long a stop may take to finish the requests in flight, and then again to drain to Kafka.",
     )
     reuse_port: bool = Field(default=False, description="Allow several processes on one machine to share the port.")
     journal: JournalSettings = JournalSettings()

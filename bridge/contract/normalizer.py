@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 import orjson
+import structlog
 
 from bridge.contract.converters import MAX_KEY_CHARS, rfc3339, to_key
 from bridge.contract.mappings import MAPPINGS
@@ -59,6 +60,9 @@ _NOT_IN_ATTRIBUTES = re.compile(
     + "]"
 )
 """Control characters and noncharacters, which no CloudEvents attribute may hold."""
+
+
+_log = structlog.stdlib.get_logger()
 
 
 class _TooDeepError(Exception):
@@ -107,14 +111,15 @@ class Normalizer:
         except _TooDeepError as error:
             return self.dead_letter(delivery, "nesting_too_deep", error.detail)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not block every event behind this one
+            _log.exception("delivery_not_normalized", received_ms=delivery.received_ms)
             return self.dead_letter(delivery, "internal_error", f"{type(error).__name__} in the normalizer")
 
     def dead_letter(self, delivery: Delivery, reason: str, detail: str, pointer: str | None = None) -> Event:
         """Return the event that holds the raw body, for a delivery that cannot be published as a record of its type.
 
-        `reason` is one word of an open set (`schemas/dead-letter.json` lists them), `detail` explains it in a
-        sentence, `pointer` names the place in the delivered body. The id and the key are those that the record
-        would have had. Never raises.
+        `reason` is one of the words that `schemas/dead-letter.json` lists, `detail` explains it in a sentence,
+        `pointer` names the place in the delivered body. The id and the key are those that the record would have
+        had. Never raises.
         """
         body = {"body_base64": b64encode(delivery.body).decode()}
         return self._dead_letter_event(delivery, reason, detail, pointer, body)

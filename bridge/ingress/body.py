@@ -16,8 +16,9 @@ from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 from multidict import CIMultiDictProxy
 
+from bridge.ingress.framing import ChunkFraming
 from bridge.ingress.protocol import Connection
-from bridge.ingress.rejections import RequestRejected
+from bridge.ingress.responses import RequestRejected
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _GZIP, _ZLIB, _RAW_DEFLATE = zlib.MAX_WBITS | 16, zlib.MAX_WBITS, -zlib.MAX_WBITS
@@ -29,8 +30,11 @@ _SWITCHED_PROTOCOLS = frozenset({"websocket", "tcp"})
 def check_body_headers(request: web.BaseRequest, max_bytes: int) -> str:
     """Return the content encoding: `gzip`, `deflate` or empty. Raises RequestRejected for what is not supported."""
     headers = request.headers
-    if hdrs.TRANSFER_ENCODING in headers and _list_value(headers, hdrs.TRANSFER_ENCODING) != "chunked":
-        raise RequestRejected(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", "Transfer-Encoding")
+    if hdrs.TRANSFER_ENCODING in headers:
+        if request.version < (1, 1):  # RFC 9112, section 6.1: its framing is faulty
+            raise RequestRejected(HTTPStatus.BAD_REQUEST, "malformed_request", "Transfer-Encoding in HTTP/1.0")
+        if _list_value(headers, hdrs.TRANSFER_ENCODING) != "chunked":
+            raise RequestRejected(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", "Transfer-Encoding")
     if hdrs.UPGRADE in headers and headers[hdrs.UPGRADE].lower() in _SWITCHED_PROTOCOLS:
         raise RequestRejected(HTTPStatus.BAD_REQUEST, "malformed_request", "Upgrade")
     encoding = ""
@@ -48,6 +52,9 @@ async def read_body(request: web.BaseRequest, connection: Connection, max_bytes:
     """Return the body as sent, or little more than `max_bytes` of it; send 100 Continue first where it is expected."""
     content = request.content
     body = bytearray()
+    chunks = ChunkFraming()
+    if hdrs.TRANSFER_ENCODING in request.headers:
+        connection.observe_body(chunks.feed)
     try:
         if request.version >= (1, 1) and request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
             connection.write(CONTINUE)
@@ -57,6 +64,8 @@ async def read_body(request: web.BaseRequest, connection: Connection, max_bytes:
                     body += chunk
                 elif connection.input_ended:
                     raise RequestRejected(HTTPStatus.BAD_REQUEST, "truncated_body")
+                elif chunks.malformed:
+                    raise RequestRejected(HTTPStatus.BAD_REQUEST, "malformed_body", "chunk")
                 else:
                     await connection.wait_for_input()
     except TimeoutError:

@@ -1,7 +1,7 @@
 """The TLS certificate of the public port, reloaded when its files change: a renewal needs no restart.
 
-New connections use the new certificate; open connections keep the previous one. An invalid pair is logged and not
-used, so the two files may be replaced one after the other.
+New connections use the new certificate; open connections keep the previous one. An invalid pair is logged, not used
+and retried, so the two files may be replaced one after the other.
 """
 
 from __future__ import annotations
@@ -42,19 +42,18 @@ class Certificate:
         return cls(settings.tls_certfile, settings.tls_keyfile)
 
     def refresh(self) -> None:
-        """Reload the files if they have changed."""
+        """Reload the files if they have changed since they were loaded; a failure is retried at the next call."""
         try:
             stamp = self._file_signature()
             if stamp == self._stamp:
                 return
-            self._stamp = stamp
-            self._load()  # a separate context first: a pair that does not match would leave the one in use half changed
-            self.context.load_cert_chain(*self._files, password="")
+            self.context = self._load()
         except OSError as error:
-            if self._fault != str(error):  # checked once per second: log each failure once
+            if self._fault != str(error):  # called once per second: log each failure once
                 self._fault = str(error)
                 _log.error("tls_certificate_reload_failed", detail=self._fault, hint="keeping the previous certificate")
         else:
+            self._stamp = stamp
             self._fault = ""
             _log.info("certificate_reloaded", file=str(self._files[0]))
 

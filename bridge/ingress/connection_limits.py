@@ -16,7 +16,7 @@ from typing import Protocol
 
 import structlog
 
-from bridge.ingress.rejections import RequestRejected
+from bridge.ingress.responses import RequestRejected
 
 RESERVED_FILE_DESCRIPTORS = 256
 """File descriptors left for the journal, the brokers, the admin port and rejected connections."""

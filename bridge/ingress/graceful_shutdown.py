@@ -29,10 +29,10 @@ async def drain_connections(
 ) -> None:
     """Stop accepting, let the requests in progress finish, and close all connections within the timeout."""
     deadline = time.monotonic() + timeout_seconds
-    queue = socket.socket(fileno=os.dup(listener.fileno()))  # keeps the port open while `listener` is closed
+    duplicate = socket.socket(fileno=os.dup(listener.fileno()))  # keeps the port open while `listener` is closed
     accepting.cancel()
     await asyncio.wait([accepting])
-    for accepted in _accept_pending(queue):
+    for accepted in _accept_pending(duplicate):
         await accept(accepted)
     await _wait_all_closed(limiter, min(IDLE_GRACE_SECONDS, timeout_seconds))
     for connection in limiter.open:

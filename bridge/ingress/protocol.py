@@ -20,18 +20,17 @@ from ssl import SSLContext
 from typing import Any, NamedTuple, cast
 
 from bridge.ingress.connection_limits import MAX_REJECTED_CONNECTIONS, ConnectionLimiter
-from bridge.ingress.rejections import RejectionRecorder, RequestRejected
-from bridge.ingress.transport import ConnectionTransport
+from bridge.ingress.framing import HeaderSection
+from bridge.ingress.responses import ConnectionTransport, Rejections, RequestRejected
 
-MAX_HEADER_BYTES = 64 * 1024
-"""Largest request line with all header fields; more gets 431, also while they are unfinished."""
 LINGER_SECONDS = 2.0
 """How long input is discarded after the last response. A socket that is closed with unread input resets the
 connection, and the sender loses the response."""
 PIPELINE_SECONDS = 0.25
 """Input within this time after a response may be the body of a pipelined request that has not been started yet."""
-_HEADER_END = b"\r\n\r\n"
-_SPACE = 0x20
+IDLE_TURNS = 10
+"""Turns of the event loop without a request after which aiohttp has no parsed request left: it needs three to start the
+next one."""
 
 
 class Endpoint(NamedTuple):
@@ -39,8 +38,7 @@ class Endpoint(NamedTuple):
 
     make_http_protocol: Callable[[], asyncio.Protocol]
     limiter: ConnectionLimiter
-    rejections: RejectionRecorder
-    encode_rejection: Callable[[RequestRejected], bytes]
+    rejections: Rejections
     request_timeout_seconds: float
     tasks: asyncio.TaskGroup
     tls: bool
@@ -56,27 +54,25 @@ class Connection(asyncio.Protocol):
         self._authenticated = False
         self._request_active = False
         self._request_ended_at = 0.0
-        self._headers_complete = False
-        self._header_bytes = 0
-        self._last_bytes = b""
         self._body_waiter: asyncio.Future[None] | None = None
         self._idle_since_accept: float | None = time.monotonic()
         self._closing_since: float | None = None
         self._handshake: asyncio.Task[None] | None = None
-        self._rejection: RequestRejected | None = None
+        self._capacity_rejection: RequestRejected | None = None
+        self._idle_check: asyncio.Handle | None = None
         self.write_blocked_since: float | None = None
         self.address = ""
-        self.headers_started_at: float | None = None
-        self.headers_uncounted = False
+        self.headers = HeaderSection()
         self.input_ended = False
+        self._input_observer: Callable[[bytes], None] | None = None
 
     def start_tls(self, accepted: socket.socket, context: SSLContext) -> None:
         """Acquire a place for an accepted socket, then run the TLS handshake, so that handshakes are limited too."""
         with contextlib.suppress(OSError):
             self._acquire(accepted.getpeername())
         self._handshake = self._endpoint.tasks.create_task(self._run_handshake(accepted, context))
-        if self._rejection is not None and self._endpoint.limiter.rejected > MAX_REJECTED_CONNECTIONS:
-            self.reject(self._rejection)
+        if self._capacity_rejection is not None and self._endpoint.limiter.rejected > MAX_REJECTED_CONNECTIONS:
+            self.reject(self._capacity_rejection)
 
     # Called by the event loop.
 
@@ -86,8 +82,8 @@ class Connection(asyncio.Protocol):
         if self._handshake is None:
             self._acquire(transport.get_extra_info("peername"))
         self._handshake = None
-        if self._rejection is not None:
-            self.reject(self._rejection)
+        if self._capacity_rejection is not None:
+            self.reject(self._capacity_rejection)
         else:
             self._idle_since_accept = time.monotonic()
             self._http = self._endpoint.make_http_protocol()
@@ -95,22 +91,26 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Pass input on to aiohttp, once it is within the limits."""
-        if self._closing_since is not None or (not self._request_active and not self._check_headers(data)):
+        if self._closing_since is not None or (not self._request_active and not self._accept_headers(data)):
             return
+        if self._input_observer is not None:
+            self._input_observer(data)
         if self._http is not None:
             self._http.data_received(data)
         if self._body_waiter is not None:
             self._wake()
 
     def eof_received(self) -> bool:
-        """Keep a half-closed connection open for the response to a request that is complete."""
+        """Keep a half-closed connection open until every complete request has its response.
+
+        Over TLS, asyncio closes the connection at the sender's close_notify, whatever this method returns.
+        """
         self.input_ended = True
+        self._wake()
         if self._closing_since is not None or self._endpoint.tls:
             return False
-        if self._header_bytes and not self._headers_complete:
-            self.reject(RequestRejected(HTTPStatus.BAD_REQUEST, "malformed_request", "ends within its headers"))
-        self._wake()
-        return self._request_active or self._headers_complete or self._closing_since is not None
+        self.close_if_idle()
+        return True
 
     def pause_writing(self) -> None:
         """Note that the sender does not read its responses; aiohttp then reads no further requests."""
@@ -123,6 +123,8 @@ class Connection(asyncio.Protocol):
         self.write_blocked_since = None
         if self._http is not None:
             self._http.resume_writing()
+        if self.input_ended:
+            self.close_if_idle()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the request in progress, and free the place."""
@@ -139,23 +141,30 @@ class Connection(asyncio.Protocol):
     def begin_request(self) -> None:
         """Note that the headers are complete, and that a handler is working on the request."""
         self._request_active = True
-        self._idle_since_accept = self.headers_started_at = None
-        self._headers_complete = False
-        self._header_bytes = 0
+        self._idle_since_accept = None
+        self.headers.reset()
 
     def end_request(self) -> None:
         """Note that the response follows: further input is the next request's."""
         self._request_active = False
+        self._input_observer = None
         self._request_ended_at = time.monotonic()
-        self.headers_uncounted = False
-        if self.input_ended and self._closing_since is None:
-            asyncio.get_running_loop().call_later(PIPELINE_SECONDS, self.close_if_idle)
+        self.headers.uncounted = False
+        if self.input_ended:
+            self.close_if_idle()
 
     def authenticate(self) -> None:
         """Note that the sender has sent a valid token."""
         if not self._authenticated:
             self._authenticated = True
             self._endpoint.limiter.authenticate(self)
+
+    def observe_body(self, observer: Callable[[bytes], None]) -> None:
+        """Call `observer` with the raw input of the body; not at all when pipelining hides where the body starts."""
+        if self.headers.body_start is not None:
+            data, start = self.headers.body_start
+            observer(data[start:])
+            self._input_observer = observer
 
     async def wait_for_input(self) -> None:
         """Wait until input has been passed on, or none can follow (`input_ended`)."""
@@ -173,17 +182,17 @@ class Connection(asyncio.Protocol):
 
     # Called by limits, deadlines and shutdown.
 
-    def reject(self, rejection: RequestRejected, *, respond: bool = True) -> None:
+    def reject(self, rejection: RequestRejected) -> None:
         """Respond to a request that no handler has seen, and close."""
         if self._closing_since is not None:
             return
         self._endpoint.rejections.record(rejection, self.address)
-        crowded = self._rejection is not None and self._endpoint.limiter.rejected > MAX_REJECTED_CONNECTIONS
+        crowded = self._capacity_rejection is not None and self._endpoint.limiter.rejected > MAX_REJECTED_CONNECTIONS
         if crowded or self._handshake is not None:
             self.abort()
             return
-        if respond and not self._transport.is_closing():
-            self._transport.write(self._endpoint.encode_rejection(rejection))
+        if not self._transport.is_closing():
+            self._transport.write(self._endpoint.rejections.encode(rejection))
         self.close()
 
     def evict(self) -> None:
@@ -191,8 +200,8 @@ class Connection(asyncio.Protocol):
         if self._closing_since is not None:  # it only lingers
             self.abort()
             return
-        self._rejection = RequestRejected(HTTPStatus.SERVICE_UNAVAILABLE, "connection_evicted")
-        self.reject(self._rejection, respond=self._header_bytes > 0)
+        self._capacity_rejection = RequestRejected(HTTPStatus.SERVICE_UNAVAILABLE, "connection_evicted")
+        self.reject(self._capacity_rejection)
 
     def enforce_deadlines(self, now: float) -> None:
         """Close the connection when its sender is too slow: with its headers, its first byte or with reading."""
@@ -202,16 +211,24 @@ class Connection(asyncio.Protocol):
                 self.abort()
         elif self.write_blocked_since is not None and self.write_blocked_since < oldest:
             self.abort()
-        elif self.headers_started_at is not None:
-            if self.headers_started_at < oldest:
+        elif self.headers.started_at is not None:
+            if self.headers.started_at < oldest:
                 self.reject(RequestRejected(HTTPStatus.REQUEST_TIMEOUT, "header_timeout"))
         elif self._idle_since_accept is not None and self._idle_since_accept < oldest:
             self.close()
 
-    def close_if_idle(self) -> None:
-        """Close the connection unless it has a request."""
-        if not self._request_active and not self._headers_complete and not self._header_bytes:
+    def close_if_idle(self, turns: int = IDLE_TURNS) -> None:
+        """Close the connection if aiohttp has no request of it, also none that is parsed and not started yet."""
+        if self._idle_check is not None:
+            self._idle_check.cancel()
+        if self._closing_since is not None or self._request_active or self.write_blocked_since is not None:
+            return
+        if turns:
+            self._idle_check = asyncio.get_running_loop().call_soon(self.close_if_idle, turns - 1)
+        elif not self.headers.size or self.headers.complete:
             self.close()
+        elif self.input_ended:
+            self.reject(RequestRejected(HTTPStatus.BAD_REQUEST, "malformed_request", "ends within its headers"))
 
     def close(self) -> None:
         """Close after pending output is sent; until the sender closes too, discard its input for a limited time."""
@@ -240,7 +257,7 @@ class Connection(asyncio.Protocol):
 
     def _acquire(self, peer: Any) -> None:
         self.address = str(peer[0]) if peer else ""
-        self._rejection = self._endpoint.limiter.try_acquire(self)
+        self._capacity_rejection = self._endpoint.limiter.try_acquire(self)
 
     async def _run_handshake(self, accepted: socket.socket, context: SSLContext) -> None:
         """Run the TLS handshake; `connection_made` follows where it succeeds."""
@@ -260,32 +277,14 @@ class Connection(asyncio.Protocol):
                 accepted.close()
                 self.connection_lost(None)
 
-    def _check_headers(self, data: bytes) -> bool:
-        """Count header bytes until the headers end; return whether the input may be passed on."""
-        if self._headers_complete:  # the handler is about to start
-            return True
+    def _accept_headers(self, data: bytes) -> bool:
+        """Count input as headers; return whether it may be passed on."""
         now = time.monotonic()
-        end = data.find(_HEADER_END)
-        if self.headers_started_at is None:
-            if 0 < end < MAX_HEADER_BYTES - len(_HEADER_END) and data[0] > _SPACE:  # complete headers in one piece
-                self.headers_started_at = now
-                self._headers_complete = True
-                return True
-            data = data.lstrip(b"\r\n")  # empty lines between requests are no headers
-            if not data:
-                return True
-            self.headers_started_at = now
-            self._last_bytes = b""
-            end = data.find(_HEADER_END)
-        self._headers_complete = end >= 0 or _HEADER_END in self._last_bytes + data[:3]
-        self._header_bytes += end + len(_HEADER_END) if end >= 0 else len(data)
-        self._last_bytes = (self._last_bytes + data)[-3:]
-        if self._header_bytes > MAX_HEADER_BYTES and now - self._request_ended_at < PIPELINE_SECONDS:
-            self.headers_uncounted = True
-        elif self._header_bytes > MAX_HEADER_BYTES and (end >= 0 or not self._headers_complete):
+        self.headers.feed(data, now, pipelined=now - self._request_ended_at < PIPELINE_SECONDS)
+        if self.headers.too_large:
             self.reject(RequestRejected(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large"))
-        else:
-            self._endpoint.limiter.record_activity(self, 0 if self._headers_complete else self._header_bytes)
+        elif not self._authenticated:
+            self._endpoint.limiter.record_activity(self, 0 if self.headers.complete else self.headers.size)
         return self._closing_since is None
 
     def _wake(self) -> None:

@@ -31,12 +31,11 @@ from bridge.event import Delivery
 from bridge.ingress.body import check_body_headers, decompress, read_body
 from bridge.ingress.certificate import Certificate
 from bridge.ingress.connection_limits import ConnectionLimiter
+from bridge.ingress.framing import MAX_HEADER_SECTION_BYTES
 from bridge.ingress.graceful_shutdown import drain_connections
-from bridge.ingress.protocol import MAX_HEADER_BYTES, Connection, Endpoint
-from bridge.ingress.rejections import RejectionRecorder, RequestRejected
-from bridge.ingress.responses import OK_RESPONSE, OK_RESPONSE_HTTP_10, Response, encode_response
+from bridge.ingress.protocol import Connection, Endpoint
+from bridge.ingress.responses import ConnectionTransport, Rejections, RequestRejected, Response, acknowledge
 from bridge.ingress.tokens import Tokens
-from bridge.ingress.transport import ConnectionTransport
 from bridge.queue.interface import DeliveryQueue
 from bridge.telemetry.metrics import Metrics
 from bridge.telemetry.tracing import Tracing
@@ -79,11 +78,13 @@ class WebhookServer:
         self._stopping = False
         self._traceparent = str if tracing is None else tracing.traceparent
         self._handler = self.handle_request if tracing is None else tracing.wrap_handler(self.handle_request)
-        self._rejections = RejectionRecorder(metrics)
+        self._rejections = Rejections(metrics, settings.retry_after_seconds)
         self._limiter = ConnectionLimiter(settings.max_connections, settings.max_connections_per_address)
         metrics.register_gauge("bridge_connections", "Open connections of the public port.", lambda: self._limiter.size)
-        self.in_flight = 0
-        """Requests that a handler is reading or that wait for their response."""
+        metrics.register_gauge(
+            "bridge_requests_in_flight", "Requests of the public port without a response.", lambda: self._in_flight
+        )
+        self._in_flight = 0
 
     @contextlib.asynccontextmanager
     async def listening(self) -> AsyncIterator[str]:
@@ -109,7 +110,6 @@ class WebhookServer:
                 make_http_protocol=http,
                 limiter=self._limiter,
                 rejections=self._rejections,
-                encode_rejection=self._encode_rejection,
                 request_timeout_seconds=settings.request_timeout_seconds,
                 tasks=tasks,
                 tls=self._certificate is not None,
@@ -119,13 +119,14 @@ class WebhookServer:
             try:
                 yield format_url(listener.getsockname(), "https" if self._certificate else "http")
                 self._stopping = True
-                timeout = settings.shutdown_timeout_seconds / 2  # the other half is for publishing
-                await drain_connections(listener, accepting, partial(self._accept, endpoint), self._limiter, timeout)
+                accept = partial(self._accept, endpoint)
+                await drain_connections(listener, accepting, accept, self._limiter, settings.shutdown_timeout_seconds)
             finally:
                 for task in (accepting, housekeeping):
                     task.cancel()
                 for connection in self._limiter.open:
                     connection.abort()
+                listener.close()
                 await http.shutdown(1.0)
                 self._rejections.flush()
 
@@ -135,18 +136,23 @@ class WebhookServer:
         if self._certificate is None:
             server = await loop.create_server(partial(Connection, endpoint), sock=listener, backlog=LISTEN_BACKLOG)
             try:
-                await asyncio.Event().wait()
+                await loop.create_future()
             finally:
                 server.close()
+        else:
+            await self._accept_for_tls(listener, endpoint)
+
+    async def _accept_for_tls(self, listener: socket.socket, endpoint: Endpoint) -> None:
+        """Accept connections without asyncio's server: a handshake must not start before it has a place."""
         listener.setblocking(False)  # noqa: FBT003 - the standard library's signature
         with listener:
             while True:
                 try:
-                    accepted, _ = await loop.sock_accept(listener)
+                    accepted, _ = await asyncio.get_running_loop().sock_accept(listener)
                 except OSError:  # no file descriptor is free, or the sender has disconnected
                     await asyncio.sleep(0.1)
-                    continue
-                await self._accept(endpoint, accepted)
+                else:
+                    await self._accept(endpoint, accepted)
 
     async def _accept(self, endpoint: Endpoint, accepted: socket.socket) -> None:
         """Start the connection of an accepted socket."""
@@ -188,7 +194,7 @@ class WebhookServer:
             return _DISCONNECTED
         connection = transport.connection
         connection.begin_request()
-        self.in_flight += 1
+        self._in_flight += 1
         source = DEFAULT_SOURCE
         try:
             source = self._authorize_and_resolve_source(request, connection)
@@ -215,13 +221,10 @@ class WebhookServer:
             fault = RequestRejected(HTTPStatus.SERVICE_UNAVAILABLE, "internal_error")
             return self._reject(request, connection, fault, source)
         finally:
-            self.in_flight -= 1
+            self._in_flight -= 1
             connection.end_request()
         self._metrics.record_acknowledgement(source, len(body), time.perf_counter() - began)
-        if self._stopping or not request.keep_alive:
-            data = encode_response(HTTPStatus.OK, {hdrs.CONNECTION: "close"})
-            return Response(HTTPStatus.OK, data, keep_alive=False)
-        return OK_RESPONSE if request.version >= (1, 1) else OK_RESPONSE_HTTP_10
+        return acknowledge(request, stopping=self._stopping)
 
     def _authorize_and_resolve_source(self, request: web.BaseRequest, connection: Connection) -> str:
         """Return the source of an authorized request, or raise RequestRejected."""
@@ -253,12 +256,11 @@ class WebhookServer:
 
     def _check_headers(self, request: web.BaseRequest, connection: Connection) -> str:
         """Return the content encoding, or raise RequestRejected for what the headers exclude."""
-        settings = self._settings
-        if len(request.headers) > settings.max_headers:  # aiohttp before 3.14 does not count them
-            raise RequestRejected(HTTPStatus.BAD_REQUEST, "malformed_request", "too many headers")
-        if connection.headers_uncounted and sum(len(n) + len(v) + 4 for n, v in request.raw_headers) > MAX_HEADER_BYTES:
-            raise RequestRejected(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large")
-        return check_body_headers(request, settings.max_body_bytes)
+        if connection.headers.uncounted:
+            size = sum(len(name) + len(value) + len(": \r\n") for name, value in request.raw_headers)
+            if size > MAX_HEADER_SECTION_BYTES:
+                raise RequestRejected(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large")
+        return check_body_headers(request, self._max_body_bytes)
 
     def _reject(
         self, request: web.BaseRequest, connection: Connection, rejection: RequestRejected, source: str
@@ -266,15 +268,6 @@ class WebhookServer:
         """Record a rejection and return its response."""
         self._rejections.record(rejection, connection.address, source)
         keep_alive = request.keep_alive and not rejection.close and not self._stopping and request.content.is_eof()
-        data = self._encode_rejection(rejection, keep_alive=keep_alive, with_body=request.method != hdrs.METH_HEAD)
+        with_body = request.method != hdrs.METH_HEAD
+        data = self._rejections.encode(rejection, keep_alive=keep_alive, with_body=with_body)
         return Response(rejection.status, data, keep_alive=keep_alive)
-
-    def _encode_rejection(
-        self, rejection: RequestRejected, *, keep_alive: bool = False, with_body: bool = True
-    ) -> bytes:
-        headers: dict[str, str] = {hdrs.CONNECTION: "keep-alive" if keep_alive else "close"}
-        if rejection.status is HTTPStatus.METHOD_NOT_ALLOWED:
-            headers[hdrs.ALLOW] = hdrs.METH_POST
-        if rejection.status is HTTPStatus.SERVICE_UNAVAILABLE:
-            headers[hdrs.RETRY_AFTER] = str(self._settings.retry_after_seconds)
-        return encode_response(rejection.status, headers, f"{rejection.reason}\n", with_body=with_body)

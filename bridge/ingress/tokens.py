@@ -25,7 +25,7 @@ from pydantic import SecretStr
 
 from bridge.config.settings import Settings
 from bridge.errors import ConfigError
-from bridge.telemetry.token_status import TokenStatus
+from bridge.telemetry.token_status import ALL_EXPIRED, NEXT_STEP_EXPIRED, TokenStatus
 
 RELOAD_SECONDS = 1.0
 """How often the tokens file is checked for a change."""
@@ -118,12 +118,13 @@ class Tokens:
                 raise ConfigError(f"BRIDGE_TOKENS_FILE {file}: {error.strerror}. Fix: make it readable.") from error
             except ValueError as error:
                 raise ConfigError(f"BRIDGE_TOKENS_FILE {file}: {error}.") from None
-        self._open = allow_unauthenticated and not self._valid
-        if not self._open and not any(status.is_valid(time.time()) for status in self.statuses()):
-            fault = "every token has expired" if self._valid else "the file contains no token"
+        self._authentication_disabled = allow_unauthenticated and not self._valid
+        if not self._authentication_disabled and not any(status.is_valid(time.time()) for status in self.statuses()):
+            empty = "the file contains no token. Fix: write one token on each line"
+            fault = f"{ALL_EXPIRED}. Fix: {NEXT_STEP_EXPIRED}" if self._valid else empty
             raise ConfigError(
-                f"BRIDGE_TOKENS_FILE {file}: {fault}. Fix: write one token on each line, or set "
-                "BRIDGE_ALLOW_UNAUTHENTICATED=true to accept deliveries from anyone."
+                f"BRIDGE_TOKENS_FILE {file}: {fault}; or set BRIDGE_ALLOW_UNAUTHENTICATED=true to accept deliveries "
+                "from anyone."
             )
 
     @classmethod
@@ -139,7 +140,7 @@ class Tokens:
     @property
     def authentication_disabled(self) -> bool:
         """Whether deliveries are accepted without a token."""
-        return self._open
+        return self._authentication_disabled
 
     def accepts(self, presented: str) -> bool:
         """Return whether a token is valid. It is compared with every token, whichever matches."""
@@ -167,31 +168,33 @@ class Tokens:
             self._reload_if_changed(self._file)
 
     def _reload_if_changed(self, file: Path) -> None:
+        """Read a changed file. The tokens known so far stay valid while it is missing, empty or invalid."""
+        fault = ""
         try:
-            if self._changed(file):
-                self._read(file)
-                self.file_fault = ""
-                _log.info("tokens_reloaded", file=str(file), tokens=len(self._valid))
-        except OSError as error:
-            # A rotation may replace the file in two steps. The tokens known so far stay valid meanwhile.
-            if self.file_fault != (fault := f"{file}: {error.strerror}"):
-                self.file_fault = fault
-                _log.error("tokens_file_reload_failed", file=str(file), detail=error.strerror)
+            if self._signature(file) == self._file_signature:
+                return
+            self._read(file)
+            _log.info("tokens_reloaded", file=str(file), tokens=len(self._valid))
+        except OSError as error:  # a rotation may replace the file in two steps
+            self._file_signature = None
+            fault = f"{file}: {error.strerror}"
         except ValueError as error:
-            self.file_fault = f"{file}: {error}"
-            _log.error("tokens_file_reload_failed", file=str(file), detail=str(error))
-        self._next_check = time.monotonic() + RELOAD_SECONDS
+            fault = f"{file}: {error}"
+        finally:
+            self._next_check = time.monotonic() + RELOAD_SECONDS
+        if fault and fault != self.file_fault:
+            _log.error("tokens_file_reload_failed", detail=fault, kept=len(self._valid))
+        self.file_fault = fault
 
-    def _changed(self, file: Path) -> bool:
+    @staticmethod
+    def _signature(file: Path) -> tuple[int, int, int]:
         status = file.stat()
-        return (status.st_mtime_ns, status.st_ino, status.st_size) != self._file_signature
+        return status.st_mtime_ns, status.st_ino, status.st_size
 
     def _read(self, file: Path) -> None:
-        status = file.stat()
-        text = _decode(file.read_bytes())
-        self._file_signature = (status.st_mtime_ns, status.st_ino, status.st_size)
-        found = tuple(Token(_digest(secret), name, expires) for secret, name, expires in _lines(text))
+        """Replace the tokens by those of the file; an invalid file is not read again until it changes."""
+        self._file_signature = self._signature(file)
+        found = tuple(Token(_digest(secret), name, end) for secret, name, end in _lines(_decode(file.read_bytes())))
         if not found and len(self._valid) > len(self._static_tokens):
-            _log.error("tokens_file_empty", file=str(file), kept=len(self._valid))
-            return
+            raise ValueError("the file contains no token")
         self._valid = (*self._static_tokens, *found)

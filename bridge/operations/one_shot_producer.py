@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from typing import TYPE_CHECKING
 
-from bridge.publisher.outgoing import OutgoingEvent
-from bridge.publisher.producer import BatchProducer
+from bridge.errors import BridgeError
 from bridge.publisher.registry_encoder import create_encoder
+from bridge.publisher.sending import BatchProducer, OutgoingEvent
 from bridge.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -25,13 +26,28 @@ ATTEMPTS = 5
 async def open_producer(settings: Settings, contract: Contract) -> AsyncIterator[BatchProducer]:
     """Hold a producer in the configured wire format.
 
-    Raises RegistryError, RegistryIncompatible: a command does not wait for a registry.
+    Raises BridgeError, RegistryError, RegistryIncompatible: a command waits neither for Kafka nor for a registry.
     """
     encoder = create_encoder(settings.registry, contract)
     if encoder is not None:
         await encoder.resolve_all()
-    producer = BatchProducer(settings.kafka, Metrics(), encoder=encoder)
+    fault = ""
+
+    def on_connection(reason: str | None) -> None:
+        nonlocal fault
+        if reason is not None and not connected:
+            fault = reason
+            limit.reschedule(asyncio.get_running_loop().time())
+
+    connected = False
+    producer = BatchProducer(settings.kafka, Metrics(), on_connection, encoder=encoder)
     try:
+        try:
+            async with asyncio.timeout(None) as limit:
+                await producer.connect()
+        except TimeoutError as error:
+            raise BridgeError(f"No connection to Kafka: {fault}") from error
+        connected = True
         yield producer
     finally:
         await producer.close()
@@ -46,7 +62,10 @@ async def send_all(producer: BatchProducer, events: Sequence[tuple[Event, Delive
             return errors
         report = await producer.send(left)
         errors |= {rejection.outgoing.number: rejection.detail for rejection in report.rejected}
-        for blocked in report.blocked_by_topic.values():
-            errors |= {outgoing.number: blocked.detail for outgoing in blocked.events}
-        left = report.retry
+        left = [outgoing for outgoing in report.unsent if outgoing.event.topic not in report.blocked]
+        errors |= {
+            outgoing.number: report.blocked[outgoing.event.topic]
+            for outgoing in report.unsent
+            if outgoing.event.topic in report.blocked
+        }
     return errors | {outgoing.number: "not confirmed" for outgoing in left}

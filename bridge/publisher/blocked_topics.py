@@ -4,23 +4,27 @@ Input: topics that were found blocked. Output: each topic is unblocked when its 
 
 Invariants: while a topic is blocked all its events are parked, behind those parked before; the parked are sent from
 the oldest on, by a producer of their own; a topic is unblocked only when nothing of it is parked or about to be, so
-nothing overtakes. Each retry waits (about 1 to 10 s) and writes one log line when it fails.
+nothing overtakes. No topic waits for another one: a parked event that becomes an event of another blocked topic (a
+dead letter) is parked there. Each retry waits (about 1 to 10 s) and writes one log line when it fails.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import structlog
 from aiokafka.errors import KafkaError
 
-from bridge.kafka.client import backoff, describe_error
+from bridge.errors import split_fix
+from bridge.kafka.client import describe_error
 from bridge.kafka.topics import TopicSurvey
-from bridge.publisher.conversion import EventConverter
-from bridge.publisher.outgoing import DeliveryReport, OutgoingEvent
-from bridge.publisher.producer import BatchProducer
+from bridge.publisher.backoff import backoff
+from bridge.publisher.dead_letters import DeadLetters
+from bridge.publisher.sending import BatchProducer, DeliveryReport, OutgoingEvent
 from bridge.queue.interface import DeliveryQueue, Parked
 from bridge.telemetry.health import Health
 
@@ -28,10 +32,9 @@ PARKED_RETRY_BATCH = 500
 """Parked events sent at once."""
 PARKED_RETRY_FIRST_ATTEMPT = 3
 """The first pause is that of this attempt, about a second: each attempt costs a producer."""
-CONVERT_CHUNK_EVENTS = 25
-"""Events converted before the loop may serve requests again."""
-PROVISION_SECONDS = 30.0
-"""Time limit for creating or verifying topics before an attempt."""
+HINT = "the topic's events are parked until then, then published in order; other topics are unaffected"
+PROVISION_SECONDS = 60.0
+"""Time limit for one attempt to create or verify the topics."""
 
 _log = structlog.stdlib.get_logger()
 
@@ -42,7 +45,7 @@ class BlockedTopics:
     def __init__(  # noqa: PLR0913 - one for each part that it joins
         self,
         queue: DeliveryQueue,
-        converter: EventConverter,
+        dead_letters: DeadLetters,
         *,
         make_producer: Callable[[], BatchProducer],
         provision: Callable[[], Awaitable[TopicSurvey]],
@@ -51,18 +54,16 @@ class BlockedTopics:
     ) -> None:
         """`provision` creates or verifies the topics; `record` counts what Kafka has confirmed."""
         self._queue = queue
-        self._converter = converter
+        self._dead_letters = dead_letters
         self._make_producer = make_producer
         self._provision = provision
         self._record = record
         self._health = health
-        # For each topic the number of its events that are about to be parked.
-        self._unparked: dict[str, int] = {}
+        # For each blocked topic the number of its events that are about to be parked.
+        self._parking: Counter[str] = Counter()
+        self._blocked: set[str] = set()
         self._tasks: asyncio.TaskGroup | None = None
         self._retries: set[asyncio.Task[None]] = set()
-
-    def __contains__(self, topic: str) -> bool:
-        return topic in self._unparked
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -74,30 +75,50 @@ class BlockedTopics:
                 for task in self._retries:
                     task.cancel()
 
+    async def check_topics(self, producer: BatchProducer) -> TopicSurvey:
+        """Create or verify the topics, and block those that must not be published to; set the limits of `producer`.
+
+        Raises KafkaError or OSError when Kafka does not respond.
+        """
+        async with asyncio.timeout(PROVISION_SECONDS):
+            survey = await self._provision()
+        producer.limits.set_topics(survey.limits)
+        for topic, reason in survey.blocked.items():
+            self.block(topic, reason)
+        return survey
+
     def block(self, topic: str, detail: str) -> None:
         """Park the events of a topic from now on, and retry it."""
-        if topic in self._unparked or self._tasks is None:
+        if topic in self._blocked or self._tasks is None:
             return
-        self._unparked[topic] = 0
-        hint = "its events are parked; other topics are unaffected"
-        _log.error("topic_blocked", topic=topic, detail=detail, hint=hint)
-        self._report(topic, detail)
+        self._blocked.add(topic)
+        self._report(topic, detail, "topic_blocked")
         task = self._tasks.create_task(self._retry_parked(topic), name=f"retry {topic}")
         self._retries.add(task)
         task.add_done_callback(self._retries.discard)
 
-    def hold(self, topic: str) -> None:
-        """Count an event of a blocked topic that is about to be parked."""
-        self._unparked[topic] += 1
+    def split(self, events: Sequence[OutgoingEvent], keep: str = "") -> tuple[list[OutgoingEvent], list[OutgoingEvent]]:
+        """Return the events that can be sent, and those to be parked, which are counted until `parked` is called.
 
-    def parked(self, topics: Iterable[str]) -> None:
-        """Count events that are parked now, by their topics."""
-        for topic in topics:
-            self._unparked[topic] -= 1
+        Those of the topic `keep` are to be sent although it is blocked.
+        """
+        if not self._blocked:
+            return list(events), []
+        blocked = self._blocked - {keep}
+        parking = [outgoing for outgoing in events if outgoing.event.topic in blocked]
+        self._parking.update(outgoing.event.topic for outgoing in parking)
+        return [outgoing for outgoing in events if outgoing.event.topic not in blocked], parking
 
-    def _report(self, topic: str, detail: str) -> None:
-        next_step = "gumlet-bridge topics check; the bridge retries and then publishes the parked events in order"
-        self._health.report(f"topic {topic}", "failing", f"{topic} is blocked: {detail}", next_step)
+    def parked(self, events: Sequence[OutgoingEvent]) -> None:
+        """Count events that are parked now."""
+        self._parking.subtract(outgoing.event.topic for outgoing in events)
+
+    def _report(self, topic: str, detail: str, log_event: str = "topic_still_blocked") -> None:
+        cause, fix = split_fix(detail)
+        fix = fix or "`gumlet-bridge topics check`"
+        level = logging.ERROR if log_event == "topic_blocked" else logging.WARNING
+        _log.log(level, log_event, topic=topic, detail=cause, fix=fix, hint=HINT)
+        self._health.report(f"topic {topic}", "failing", f"{topic} is blocked: {cause}", f"{fix}; {HINT}")
 
     async def _retry_parked(self, topic: str) -> None:
         """Send the parked events of a topic, the oldest first, until none is left; then unblock the topic."""
@@ -107,58 +128,62 @@ class BlockedTopics:
             while True:
                 await asyncio.sleep(backoff(attempt))
                 attempt += 1
-                if (reason := await self._provisioning_problem(topic)) is not None:
-                    self._report_failure(topic, reason)
+                if (reason := await self._blocking_reason(topic, producer)) is not None:
+                    self._report(topic, reason)
                     continue
                 while parked := await self._queue.read_parked(topic, PARKED_RETRY_BATCH):
-                    done = await self._send_parked(topic, parked, producer)
-                    if not done:
+                    settled = await self._send_parked(topic, parked, producer)
+                    if not settled:
                         break
-                    await self._queue.unpark(done)
+                    await self._queue.unpark(settled)
                     attempt = PARKED_RETRY_FIRST_ATTEMPT
-                # No await between this condition and the deletion: an event about to be parked would be overtaken.
-                if not parked and self._unparked[topic] == 0:
-                    del self._unparked[topic]
+                # No await between this condition and the removal: an event about to be parked would be overtaken.
+                if not parked and not self._parking[topic]:
+                    self._blocked.remove(topic)
                     _log.info("topic_unblocked", topic=topic)
                     self._health.clear(f"topic {topic}")
                     return
         finally:
             await producer.close()
 
-    async def _provisioning_problem(self, topic: str) -> str | None:
+    async def _blocking_reason(self, topic: str, producer: BatchProducer) -> str | None:
         """Check the topics, and create those that were deleted; return why `topic` must not be published to now."""
         try:
-            async with asyncio.timeout(PROVISION_SECONDS):
-                return (await self._provision()).blocked.get(topic)
-        except (KafkaError, OSError, TimeoutError) as error:
+            return (await self.check_topics(producer)).blocked.get(topic)
+        except (KafkaError, OSError) as error:
             return describe_error(error)
 
-    def _report_failure(self, topic: str, detail: str) -> None:
-        _log.warning("topic_still_blocked", topic=topic, detail=detail, hint="retrying")
-        self._report(topic, detail)
-
     async def _send_parked(self, topic: str, parked: Sequence[Parked], producer: BatchProducer) -> list[Parked]:
-        """Send parked deliveries once; return those that are on Kafka now, as events or dead letters."""
+        """Send parked deliveries once; return those that are settled: on Kafka, or parked for another topic."""
         events: list[OutgoingEvent] = []
-        for index, each in enumerate(parked, 1):
-            events.append(self._converter.convert_parked(topic, each))
-            if index % CONVERT_CHUNK_EVENTS == 0:
-                await asyncio.sleep(0)
-        done: set[int] = set()
-        dead_letters = self._converter.dead_letter_topic
+        for delivery in parked:
+            events.append(self._dead_letters.convert_parked(delivery))
+            await asyncio.sleep(0)
+        settled: set[int] = set()
         detail = ""
         while events:
+            events, parking = self.split(events, keep=topic)
+            if parking:
+                await self._queue.park([(outgoing.event.topic, outgoing.delivery) for outgoing in parking])
+                self.parked(parking)
+                settled.update(outgoing.number for outgoing in parking)
+            if not events:
+                break
             report = await producer.send(events)
             self._record(report)
-            done.update(outgoing.number for outgoing in report.sent)
-            for blocked in report.blocked_by_topic.values():
-                detail = blocked.detail
+            settled.update(outgoing.number for outgoing in report.sent)
+            for blocked_topic, detail in report.blocked.items():
+                self.block(blocked_topic, detail)
+            # Those of this topic wait for the next attempt; an event of another topic is sent or parked there.
+            events = [outgoing for outgoing in report.unsent if outgoing.event.topic in report.blocked.keys() - {topic}]
             for rejection in report.rejected:
                 detail = rejection.detail
-            replaced = [self._converter.replace(rejection) for rejection in report.rejected]
-            # Dead letters go behind those that are parked already.
-            waiting = topic != dead_letters and dead_letters in self
-            events = [] if waiting else [outgoing for outgoing in replaced if outgoing is not None]
-        if len(done) < len(parked):
-            self._report_failure(topic, detail or "not confirmed")
-        return [each for each in parked if each.number in done]
+                if (replacement := self._dead_letters.replace(rejection)) is not None:
+                    events.append(replacement)
+                else:
+                    self.block(self._dead_letters.topic, detail)
+                    if topic != self._dead_letters.topic:
+                        events.append(rejection.outgoing)
+        if len(settled) < len(parked):
+            self._report(topic, detail or "not confirmed")
+        return [delivery for delivery in parked if delivery.number in settled]

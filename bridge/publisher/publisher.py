@@ -1,24 +1,28 @@
 """Moves deliveries from the queue to Kafka, in order, and settles them once Kafka has confirmed their events.
 
-Input: the groups of the delivery queue. Output: records on Kafka. On the way: read → normalize and validate → collect
-for the linger → send → settle.
+Input: the groups of the delivery queue. Output: records on Kafka. On the way: read and normalize ahead → collect for
+the linger → send → settle.
 
 Invariants:
 
 * A delivery is settled only when every in-sync replica has its event, or when it is parked on disk. The order of an
   asset's events within a topic is kept; after a failure, a restart or a replaced producer events can be repeated.
-* No event stops the others: an event that Kafka can never accept becomes a dead letter (see `conversion`), a topic
-  that accepts none for now parks its own events (see `blocked_topics`), everything else is retried with backoff.
-* Nothing that measures is on the path between confirmation and settling with the power to raise.
+* No event stops the others: an event that Kafka can never accept becomes a dead letter (`dead_letters`), a topic that
+  accepts none for now parks its own events (`blocked_topics`), everything else is retried with backoff.
+* What is normalized and not sent is bounded in events and in bytes, whatever the backlog. The linger delays an event by
+  at most `linger_seconds`; a full window, a backlog and a stop are not delayed.
+* The event loop is never held for more than one event beyond MAX_BLOCK_SECONDS.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from operator import attrgetter
 from typing import NamedTuple
 
 import structlog
@@ -26,22 +30,37 @@ from aiokafka.errors import KafkaError
 
 from bridge.config.sections import KafkaSettings
 from bridge.contract.normalizer import Normalizer
-from bridge.kafka.client import backoff, describe_error
+from bridge.kafka.client import describe_error
 from bridge.kafka.topics import TopicSurvey
+from bridge.publisher.backoff import backoff
 from bridge.publisher.blocked_topics import BlockedTopics
-from bridge.publisher.conversion import EventConverter
-from bridge.publisher.outgoing import DeliveryReport, OutgoingEvent, RecordEncoder
-from bridge.publisher.prefetcher import Prefetcher
-from bridge.publisher.producer import BatchProducer
-from bridge.queue.interface import DeliveryQueue
+from bridge.publisher.dead_letters import DeadLetters
+from bridge.publisher.kafka_producer import ConnectionState
+from bridge.publisher.registry_encoder import RegistryEncoder
+from bridge.publisher.sending import BatchProducer, DeliveryReport, OutgoingEvent
+from bridge.queue.interface import DeliveryQueue, Group
 from bridge.telemetry.health import Health
 from bridge.telemetry.metrics import Metrics
 from bridge.telemetry.recent_activity import MAX_ENTRIES, RecentActivity
 from bridge.telemetry.tracing import Tracing
 
-PROVISION_SECONDS = 60.0
-"""Time limit for one attempt to create or verify the topics."""
+WINDOW_EVENTS = 1000
+"""About the events sent at once: enough for full batches, few enough to be repeated after a crash."""
+WINDOW_BYTES = 4 * 1024 * 1024
+"""About the bytes of deliveries sent at once, where they are large."""
+PREFETCH_EVENTS = 2 * WINDOW_EVENTS
+PREFETCH_BYTES = 2 * WINDOW_BYTES
+"""About the most that is normalized while a window is sent: memory does not grow with the backlog."""
+MAX_BLOCK_SECONDS = 0.001
+"""Time of normalizing after which the event loop may serve requests."""
+YIELD_BACKLOG_EVENTS = 10 * WINDOW_EVENTS
+"""A backlog larger than this leaves the loop to requests that wait for their acknowledgement ..."""
+YIELD_SECONDS = 0.002
+"""... for this long each time."""
+READ_SECONDS = 0.02
+"""The longest that a window waits for further groups that are in the queue already."""
 
+_number = attrgetter("number")
 _log = structlog.stdlib.get_logger()
 
 
@@ -52,6 +71,13 @@ class PublishSummary(NamedTuple):
     dead_lettered: int
     parked: dict[str, int]
     remaining: int
+
+
+class SendWindow(NamedTuple):
+    """Events that are sent together, and the group that ends with the last of them."""
+
+    events: list[OutgoingEvent]
+    upto: Group
 
 
 class Publisher:
@@ -65,7 +91,7 @@ class Publisher:
         metrics: Metrics,
         *,
         provision: Callable[[], Awaitable[TopicSurvey]],
-        encoder: RecordEncoder | None = None,
+        encoder: RegistryEncoder | None = None,
         linger_seconds: float = 0.0,
         health: Health | None = None,
         tracing: Tracing | None = None,
@@ -77,37 +103,40 @@ class Publisher:
         `linger_seconds`: time in which events are collected for one produce request.
         """
         self._queue = queue
-        self._converter = EventConverter(normalizer)
-        self._settings = settings
+        self._normalizer = normalizer
         self._metrics = metrics
-        self._provision = provision
         self._encoder = encoder
-        self._prefetcher = Prefetcher(queue, self._converter, linger_seconds)
-        self._health = health or Health()
+        self._linger_seconds = linger_seconds
         self._tracing = tracing
         self._recent = recent or RecentActivity()
-        self._producer = BatchProducer(settings, metrics, self._set_connected, encoder=encoder)
+        health = health or Health()
+        self._connection = ConnectionState(settings, metrics, health)
+        self._producer = BatchProducer(settings, metrics, self._connection.report, encoder=encoder)
+        self._dead_letters = DeadLetters(normalizer)
         self._blocked_topics = BlockedTopics(
             queue,
-            self._converter,
+            self._dead_letters,
             make_producer=lambda: BatchProducer(settings, metrics, encoder=encoder, block_silent=False),
             provision=provision,
             record=self._record,
-            health=self._health,
+            health=health,
         )
-        self._connected: bool | None = None
-        self._check_topics = True
+        self._windows: deque[SendWindow] = deque()
+        self._prefetched_events = self._prefetched_bytes = self._unsettled = 0
+        self._blocked_seconds = 0.0
+        self._window_ready = asyncio.Event()
+        self._window_taken = asyncio.Event()
         self._published: Counter[str] = Counter()
 
     @property
     def connected(self) -> bool:
-        """Whether Kafka responded when it was last asked."""
-        return bool(self._connected)
+        """Whether Kafka responded to the last request."""
+        return bool(self._connection.connected)
 
     @property
     def summary(self) -> PublishSummary:
         """What was published until now, and what is left."""
-        dead = self._published[self._converter.dead_letter_topic]
+        dead = self._published[self._dead_letters.topic]
         return PublishSummary(Counter(self._published), dead, self._queue.parked, self._queue.depth)
 
     @contextlib.asynccontextmanager
@@ -116,7 +145,7 @@ class Publisher:
         try:
             async with self._blocked_topics.running(), asyncio.TaskGroup() as tasks:
                 work = [
-                    tasks.create_task(self._prefetcher.run(), name="prefetch"),
+                    tasks.create_task(self._prefetch(), name="prefetch"),
                     tasks.create_task(self._publish(), name="publish"),
                 ]
                 try:
@@ -128,87 +157,114 @@ class Publisher:
         finally:
             await self._producer.close()
 
-    async def _drain(self, seconds: float) -> None:
-        """Wait until everything but the parked is published; what is left stays on disk for the next start."""
-        self._prefetcher.stop_lingering()
-        deadline = time.monotonic() + seconds
-        # An unknown connection state counts as connected: the first connection may be under way.
-        while self._prefetcher.pending and self._can_publish and time.monotonic() < deadline:  # noqa: ASYNC110 - settled by others
-            await asyncio.sleep(0.02)
-        _log.info("drain_incomplete" if self._prefetcher.pending else "drained", remaining=self._queue.depth)
-
     @property
-    def _can_publish(self) -> bool:
-        return self._connected is not False and (self._encoder is None or self._encoder.available)
+    def _pending(self) -> int:
+        """Deliveries that are neither settled nor parked."""
+        return self._queue.depth - sum(self._queue.parked.values())
+
+    async def _prefetch(self) -> None:
+        """Turn the queue's groups into windows while others are sent."""
+        while True:
+            for group in await self._queue.read():
+                events = await self._normalize(group)
+                self._windows.append(SendWindow(events, group))
+                self._prefetched_events += len(events)
+                self._prefetched_bytes += group.size
+                while self._prefetched_events >= PREFETCH_EVENTS or self._prefetched_bytes >= PREFETCH_BYTES:
+                    self._window_ready.set()
+                    self._window_taken.clear()
+                    await self._window_taken.wait()
+            caught_up = self._pending <= self._unsettled
+            full = self._prefetched_events >= WINDOW_EVENTS or self._prefetched_bytes >= WINDOW_BYTES
+            if caught_up or full:
+                self._window_ready.set()
+            else:  # more can be read at once; if it cannot (a damaged journal), the window is sent all the same
+                asyncio.get_running_loop().call_later(READ_SECONDS, self._window_ready.set)
+            # Collect: one produce request then serves many events.
+            if caught_up and self._linger_seconds and not full:
+                await asyncio.sleep(self._linger_seconds)
+
+    async def _normalize(self, group: Group) -> list[OutgoingEvent]:
+        """Return the events of a group's deliveries; requests are served in between."""
+        self._unsettled += len(group.deliveries)
+        events: list[OutgoingEvent] = []
+        started = time.monotonic()
+        for number, delivery in enumerate(group.deliveries, group.first):
+            events.append(OutgoingEvent(self._normalizer.event(delivery), delivery, number))
+            if self._blocked_seconds + time.monotonic() - started >= MAX_BLOCK_SECONDS:
+                # A large backlog yields to requests that wait for their acknowledgement.
+                yields = self._queue.has_pending_acks and self._queue.depth > YIELD_BACKLOG_EVENTS
+                await asyncio.sleep(YIELD_SECONDS if yields else 0)
+                self._blocked_seconds, started = 0.0, time.monotonic()
+        self._blocked_seconds += time.monotonic() - started  # groups of one event count too
+        return events
+
+    async def _next_window(self) -> SendWindow:
+        """Return what became ready while the last window was sent, up to a window's size."""
+        while not self._windows:
+            self._window_ready.clear()
+            await self._window_ready.wait()
+        events, upto = self._windows.popleft()
+        size = upto.size
+        while self._windows and len(events) + len(self._windows[0].events) <= WINDOW_EVENTS and size < WINDOW_BYTES:
+            more, upto = self._windows.popleft()
+            events += more
+            size += upto.size
+        self._prefetched_events -= len(events)
+        self._prefetched_bytes -= size
+        self._window_taken.set()
+        return SendWindow(events, upto)
 
     async def _publish(self) -> None:
+        """Send windows and settle them, until cancelled."""
         await self._provision_topics()
         await self._producer.connect()
-        self._check_topics = False
+        self._connection.restored = False
         for topic in self._queue.parked:
             self._blocked_topics.block(topic, "blocked before the restart")
         while True:
-            window = await self._prefetcher.next_window()
-            if self._check_topics:  # after a reconnection
-                self._check_topics = False
+            window = await self._next_window()
+            if self._connection.restored:
+                self._connection.restored = False
                 await self._provision_topics()
-            count = len(window.events)
             parked = await self._send(window.events)
             if parked:
                 by_topic = [(outgoing.event.topic, outgoing.delivery) for outgoing in parked]
                 await self._queue.settle_and_park(window.upto, by_topic)
-                self._blocked_topics.parked(outgoing.event.topic for outgoing in parked)
+                self._blocked_topics.parked(parked)
             else:
                 self._queue.settle(window.upto)
-            self._prefetcher.settled(count)
+            self._unsettled -= len(window.events)
 
-    async def _provision_topics(self) -> None:
-        attempt = 0
-        while True:
-            try:
-                async with asyncio.timeout(PROVISION_SECONDS):
-                    survey = await self._provision()
-            except (KafkaError, OSError, TimeoutError) as error:
-                self._set_connected(connected=False, detail=describe_error(error))
-                await asyncio.sleep(backoff(attempt))
-                attempt += 1
-            else:
-                self._producer.limits.set_topics(survey.limits)
-                for topic, reason in survey.blocked.items():
-                    self._blocked_topics.block(topic, reason)
-                return
-
-    async def _send(self, events: Sequence[OutgoingEvent]) -> list[OutgoingEvent]:
+    async def _send(self, events: list[OutgoingEvent]) -> list[OutgoingEvent]:
         """Send events until each is on Kafka; return those that are to be parked, in order."""
-        held: list[OutgoingEvent] = []
+        parked: list[OutgoingEvent] = []
         attempt = 0
         while True:
-            sendable: list[OutgoingEvent] = []
-            for outgoing in events:
-                if outgoing.event.topic in self._blocked_topics:
-                    self._blocked_topics.hold(outgoing.event.topic)
-                    held.append(outgoing)
-                else:
-                    sendable.append(outgoing)
-            if not sendable:
-                return sorted(held, key=_number)
-            report = await self._producer.send(sendable)
+            events, blocked = self._blocked_topics.split(events)
+            parked += blocked
+            if not events:
+                return sorted(parked, key=_number)
+            report = await self._producer.send(events)
             self._record(report)
-            if len(report.sent) == len(sendable):
-                return sorted(held, key=_number)
-            unsettled = list(report.retry)
-            for topic, blocked in report.blocked_by_topic.items():
-                self._blocked_topics.block(topic, blocked.detail)
-                unsettled += blocked.events
-            for rejection in report.rejected:
-                replacement = self._converter.replace(rejection)
-                if replacement is None:  # even the dead letter without its body: parked with its topic
-                    self._blocked_topics.block(rejection.outgoing.event.topic, rejection.detail)
-                unsettled.append(replacement or rejection.outgoing)
-            events = sorted(unsettled, key=_number)
+            if len(report.sent) == len(events):
+                return sorted(parked, key=_number)
+            events = self._resolve(report)
             attempt = 0 if report.sent else attempt + 1
-            if report.retry and not report.sent:
+            if not report.sent and any(outgoing.event.topic not in report.blocked for outgoing in report.unsent):
                 await asyncio.sleep(backoff(attempt - 1))
+
+    def _resolve(self, report: DeliveryReport) -> list[OutgoingEvent]:
+        """Return the events that follow those which were not sent, in order: the same, or dead letters."""
+        for topic, detail in report.blocked.items():
+            self._blocked_topics.block(topic, detail)
+        events = list(report.unsent)
+        for rejection in report.rejected:
+            replacement = self._dead_letters.replace(rejection)
+            if replacement is None:  # even the dead letter without its body: parked with its topic
+                self._blocked_topics.block(rejection.outgoing.event.topic, rejection.detail)
+            events.append(replacement or rejection.outgoing)
+        return sorted(events, key=_number)
 
     def _record(self, report: DeliveryReport) -> None:
         """Count what Kafka has confirmed. The parts that measure raise nothing."""
@@ -216,26 +272,28 @@ class Publisher:
         self._published.update(event.topic for event in events)
         now_ms = time.time() * 1000
         self._metrics.record_published(events, now_ms)
-        self._recent.record_published(events[-MAX_ENTRIES:], report.offsets, now_ms)
+        self._recent.record_published(events[-MAX_ENTRIES:], report.offsets[-MAX_ENTRIES:], now_ms)
         if self._tracing is not None:
             self._tracing.record_published([(outgoing.event, outgoing.delivery) for outgoing in report.sent])
 
-    def _set_connected(self, *, connected: bool, detail: str = "") -> None:
-        """Record the connection state; a change is logged once."""
-        if connected is self._connected:
-            return
-        self._connected = connected
-        self._check_topics = connected
-        self._metrics.kafka_connected.set(connected)
-        servers = self._settings.bootstrap_servers
-        if connected:
-            _log.info("kafka_connected", bootstrap_servers=servers)
-            self._health.report("kafka", "ok")
-        else:
-            _log.warning("kafka_disconnected", bootstrap_servers=servers, detail=detail, hint="retrying")
-            cause = f"{servers} does not respond: {detail or 'no connection'}"
-            self._health.report("kafka", "failing", cause, "check the brokers and BRIDGE_KAFKA_…; the bridge retries")
+    async def _provision_topics(self) -> None:
+        """Create or verify the topics, retrying until Kafka responds."""
+        for attempt in itertools.count():
+            try:
+                await self._blocked_topics.check_topics(self._producer)
+            except (KafkaError, OSError) as error:
+                self._connection.report(describe_error(error))
+                await asyncio.sleep(backoff(attempt))
+            else:
+                return
 
-
-def _number(outgoing: OutgoingEvent) -> int:
-    return outgoing.number
+    async def _drain(self, seconds: float) -> None:
+        """Wait until everything but the parked is published; what is left stays on disk for the next start."""
+        self._linger_seconds = 0.0
+        deadline = time.monotonic() + seconds
+        while self._pending and time.monotonic() < deadline:
+            # An unknown connection state counts as connected: the first connection may be under way.
+            if self._connection.connected is False or (self._encoder is not None and not self._encoder.available):
+                break
+            await asyncio.sleep(0.02)
+        _log.info("drain_incomplete" if self._pending else "drained", remaining=self._queue.depth)

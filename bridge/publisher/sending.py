@@ -1,116 +1,234 @@
-"""Sends the queues of partitions over one producer, a batch at a time each, and watches those that get no response.
+"""Sends events to Kafka: chooses partitions, builds batches, waits for their confirmation.
 
-Input: the queues of one send. Output: each queue is confirmed to its end, or has an `error`, and `confirmed` lists the
-batches that Kafka has.
+Input: events, in order. Output: a `DeliveryReport`: an event is `sent` only when every in-sync replica has it.
 
-aiokafka repeats a batch by itself while an error may pass, without saying so. So the state of a topic is read when a
-batch is unconfirmed for half a second: a topic that is missing, forbidden or without a leader is given up after two
-such readings, alone, while the other topics are sent. While no broker responds nothing is given up.
+Invariants:
+
+* Each partition has at most one unconfirmed batch, which begins with the partition's first unconfirmed event; behind a
+  failed batch nothing of its partition is sent. So a batch that Kafka appends late, when its producer has long been
+  replaced, repeats events and never reorders them.
+* While Kafka does not respond the same producer keeps its batches and waits: the broker recognizes a repeated batch by
+  its sequence number. A producer is replaced only after a batch has failed or was given up: aiokafka numbers a batch
+  before it sends it, so that a failure leaves a gap in the numbers.
+* No topic is created: aiokafka asks for all topics as long as none is named, so a topic is only sent to when it is in
+  the metadata already.
+
+What a failure means is decided in `failed_batches` and `unconfirmed`; what follows for an event, by the publisher.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
+from collections import deque
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
-from aiokafka.errors import KafkaError, KafkaTimeoutError, RequestTimedOutError
+from aiokafka.errors import KafkaError
+from aiokafka.partitioner import murmur2
 
-from bridge.kafka.connection import kafka_client
-from bridge.kafka.diagnosis import explain
+from bridge.kafka.client import describe_error
 from bridge.kafka.metadata import topic_state
-from bridge.publisher.outgoing import OutgoingEvent, RecordEncoder, Rejection
+from bridge.publisher.failed_batches import BatchLimits, Rejection
+from bridge.publisher.kafka_producer import ProducerConnection
+from bridge.publisher.unconfirmed import STATE_SECONDS, UnconfirmedWatch
+from bridge.telemetry.recent_activity import MAX_ENTRIES, RecordOffset
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from aiokafka import AIOKafkaProducer
 
     from bridge.config.sections import KafkaSettings
-    from bridge.publisher.batching import BatchLimits, PartitionQueue
-    from bridge.publisher.outgoing import ConnectionStateCallback
+    from bridge.event import Delivery, Event
+    from bridge.publisher.registry_encoder import RegistryEncoder
+    from bridge.telemetry.metrics import Metrics
 
 POLL_SECONDS = 0.25
 """How often unconfirmed batches are looked at."""
-CHECK_SECONDS = 0.5
-"""Time without a confirmation after which the state of a batch's topic is read, and the pause between two readings."""
-UNAVAILABLE_CHECKS = 2
-"""Readings in a row that must find a topic unavailable: a broker that has just started may not know it yet."""
-STATE_SECONDS = 1.0
-"""Time limit for reading the state of topics."""
-SILENT_SECONDS = 10.0
-"""Time without a confirmation after which Kafka counts as disconnected when no broker responds, and the topic as
-blocked when one does. Longer than a broker's session (9 s): the partitions of a broker that died have new leaders."""
-PROBE_SECONDS = 10.0
-"""Time limit for a new connection to Kafka, which shows whether the producer is at fault."""
+CACHED_KEYS = 65_536
+MAX_CACHED_KEY_BYTES = 64
+"""A longer key is hashed each time: senders choose the keys, and the cache must not grow with what they send."""
 
 _log = structlog.stdlib.get_logger()
+_cached_murmur2 = lru_cache(maxsize=CACHED_KEYS)(murmur2)
 
 
-class ConfirmedBatch(NamedTuple):
-    """Events that Kafka has, and the offset of the first of them (negative: not reported)."""
+class OutgoingEvent(NamedTuple):
+    """An event to be sent, the delivery that it was made from, and the delivery's number, which gives the order.
 
+    `last_resort`: a dead letter without its body, which has no smaller form.
+    """
+
+    event: Event
+    delivery: Delivery
+    number: int
+    last_resort: bool = False
+
+
+@dataclass(slots=True)
+class DeliveryReport:
+    """What became of each event: every one is in exactly one of `sent`, `rejected` and `unsent`.
+
+    `sent`: confirmed by every in-sync replica; `offsets` has the positions of at least the last MAX_ENTRIES of them.
+    `rejected`: Kafka can never accept these. `unsent`: not confirmed, in order; those whose topic is in `blocked`, with
+    the reason, cannot be sent for now, the others can be sent again at once.
+    """
+
+    sent: list[OutgoingEvent] = field(default_factory=list)
+    offsets: list[RecordOffset] = field(default_factory=list)
+    rejected: list[Rejection] = field(default_factory=list)
+    unsent: list[OutgoingEvent] = field(default_factory=list)
+    blocked: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class PartitionQueue:
+    """The events of a partition that are to be sent, and the batch that is unconfirmed.
+
+    `error` is the reason why nothing more is sent: the exception of the last batch, or what is wrong with the topic.
+    """
+
+    topic: str
     partition: int
-    offset: int
-    events: list[OutgoingEvent]
+    pending: deque[OutgoingEvent] = field(default_factory=deque)
+    batch: list[OutgoingEvent] = field(default_factory=list)
+    batch_bytes: int = 0
+    future: asyncio.Future[Any] | None = None
+    sent_at: float = 0.0
+    unavailable_checks: int = 0
+    error: BaseException | str | None = None
 
 
-class QueueSender:
-    """Sends the queues of one send."""
+class BatchProducer:
+    """Sends events over one aiokafka producer, which is replaced after a failure."""
 
-    def __init__(  # noqa: PLR0913 - what a send needs, by name
+    def __init__(
         self,
-        api: AIOKafkaProducer,
-        queues: Sequence[PartitionQueue],
-        *,
         settings: KafkaSettings,
-        limits: BatchLimits,
-        encoder: RecordEncoder | None,
-        on_connection: ConnectionStateCallback,
-        block_silent: bool,
+        metrics: Metrics,
+        on_connection: Callable[[str | None], None] = lambda _fault: None,
+        *,
+        encoder: RegistryEncoder | None = None,
+        block_silent: bool = True,
     ) -> None:
-        """`block_silent`: a topic that is silent while Kafka responds gets an error; else it is waited for."""
-        self._api = api
-        self._queues = queues
-        self._settings = settings
-        self._limits = limits
-        self._encoder = encoder
-        self._on_connection = on_connection
-        self._block_silent = block_silent
-        self.confirmed: list[ConfirmedBatch] = []
-        self.rejected: list[Rejection] = []
-        self._disconnected = False
-        self._progress_at = self._checked_at = self._probed_at = time.monotonic()
+        """`on_connection` receives why Kafka does not respond, None when it does; `encoder` None: plain JSON.
 
-    async def run(self) -> None:
-        """Send until each queue is confirmed or has an error."""
-        for queue in self._queues:
-            await self._send_next(queue)
-        while waiting := {queue.future: queue for queue in self._queues if queue.future is not None}:
+        `block_silent`: a topic without a confirmation is reported as blocked while Kafka responds; else waited for.
+        """
+        self._settings = settings
+        self._on_connection = on_connection
+        self._encoder = encoder
+        self._block_silent = block_silent
+        self._connection = ProducerConnection(settings, metrics, on_connection)
+        self._unconfirmed = False
+        self._sends = itertools.count()
+        self.limits = BatchLimits()
+
+    async def connect(self) -> AIOKafkaProducer:
+        """Return a producer that has reached Kafka, retrying until it does; then wait for the encoder.
+
+        Kafka comes first, so that the connection state concerns Kafka alone.
+        """
+        api = await self._connection.connect()
+        if self._encoder is not None:
+            await self._encoder.prepare()
+        return api
+
+    async def send(self, events: Sequence[OutgoingEvent]) -> DeliveryReport:
+        """Send events, those of a partition in order, and return what became of each."""
+        api = await self.connect()
+        try:
+            partitions, blocked = await self._partitions(api, events)
+        except (KafkaError, OSError) as error:
+            _log.warning("metadata_failed", detail=describe_error(error), hint="retrying")
+            await self._connection.replace()
+            return DeliveryReport(unsent=list(events))
+        report = DeliveryReport(blocked=blocked)
+        queues = self._distribute(events, partitions)
+        self._unconfirmed = True  # until the send is complete: one that is cancelled leaves batches behind
+        await self._send_queues(api, queues, report)
+        self._unconfirmed = False
+        if report.sent:
+            self._on_connection(None)
+        if any(queue.error is not None for queue in queues):
+            await self._connection.replace()
+        rejected, unavailable = self.limits.learn(queues)
+        if len(report.sent) < len(events):
+            report.rejected += rejected
+            report.blocked = unavailable | report.blocked
+            settled = {outgoing.number for outgoing in report.sent} | {each.outgoing.number for each in report.rejected}
+            report.unsent = [outgoing for outgoing in events if outgoing.number not in settled]
+        return report
+
+    async def close(self) -> None:
+        """Close the producer, within a bound of time."""
+        await self._connection.close(flush=not self._unconfirmed)
+
+    async def _partitions(
+        self, api: AIOKafkaProducer, events: Sequence[OutgoingEvent]
+    ) -> tuple[dict[str, int], dict[str, str]]:
+        """Return the number of partitions of each topic, and for those that cannot be sent to, the reason."""
+        topics = dict.fromkeys(outgoing.event.topic for outgoing in events)
+        cluster = api.client.cluster
+        blocked: dict[str, str] = {}
+        if any(cluster.partitions_for_topic(topic) is None for topic in topics):
+            async with asyncio.timeout(STATE_SECONDS):
+                await api.client.force_metadata_update()
+            if unknown := [topic for topic in topics if cluster.partitions_for_topic(topic) is None]:
+                states = await topic_state(api.client, unknown)
+                blocked = {topic: states[topic].detail or "not in Kafka's metadata" for topic in unknown}
+        if self._encoder is not None:
+            for topic in topics:
+                reason = None if topic in blocked else await self._encoder.unavailable_reason(topic)
+                if reason is not None:
+                    blocked[topic] = reason
+        counts = {topic: len(cluster.partitions_for_topic(topic) or ()) for topic in topics if topic not in blocked}
+        return counts, blocked
+
+    def _distribute(self, events: Sequence[OutgoingEvent], partitions: dict[str, int]) -> list[PartitionQueue]:
+        """Return the events of each partition, in order; those without a key go to one partition of each send."""
+        queues: dict[tuple[str, int], PartitionQueue] = {}
+        number = next(self._sends)
+        for outgoing in events:
+            topic, key = outgoing.event.topic, outgoing.event.key
+            count = partitions.get(topic)
+            if count:
+                partition = number % count if key is None else choose_partition(key, count)
+                queue = queues.get((topic, partition))
+                if queue is None:
+                    queue = queues[topic, partition] = PartitionQueue(topic, partition)
+                queue.pending.append(outgoing)
+        return list(queues.values())
+
+    async def _send_queues(
+        self, api: AIOKafkaProducer, queues: Sequence[PartitionQueue], report: DeliveryReport
+    ) -> None:
+        """Send until each queue is confirmed to its end or has an error."""
+        watch = UnconfirmedWatch(api, self._settings, self._on_connection, block_silent=self._block_silent)
+        for queue in queues:
+            await self._send_next(api, queue, report)
+        while waiting := {queue.future: queue for queue in queues if queue.future is not None}:
             done, _ = await asyncio.wait(waiting, timeout=POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             for future in done:
-                await self._complete(waiting[future], future)
-            now = time.monotonic()
-            if done:
-                self._progress_at = now
-            silent = [queue for queue in waiting.values() if queue.future and now - queue.sent_at >= CHECK_SECONDS]
-            if silent and now - self._checked_at >= CHECK_SECONDS:
-                await self._check(silent)
-                self._checked_at = time.monotonic()
+                await self._complete(api, waiting[future], future, report)
+            await watch.check(waiting.values(), progress=bool(done))
 
-    async def _send_next(self, queue: PartitionQueue) -> None:
+    async def _send_next(self, api: AIOKafkaProducer, queue: PartitionQueue, report: DeliveryReport) -> None:
         """Send the next batch of a queue, if it has pending events."""
-        builder = self._api.create_batch()
-        self._fill(builder, queue)
+        builder = api.create_batch()
+        self._fill(builder, queue, report)
         if not queue.batch:
             return
         # Only a topic in the metadata may be named to aiokafka, which would have the broker create it.
-        if queue.partition not in (self._api.client.cluster.partitions_for_topic(queue.topic) or ()):
+        if queue.partition not in (api.client.cluster.partitions_for_topic(queue.topic) or ()):
             queue.error = "the partition is no longer in Kafka's metadata"
             return
         try:
-            queue.future = await self._api.send_batch(builder, queue.topic, partition=queue.partition)
+            queue.future = await api.send_batch(builder, queue.topic, partition=queue.partition)
         except (KafkaError, OSError) as error:
             queue.error = error
             return
@@ -119,9 +237,9 @@ class QueueSender:
         queue.sent_at = time.monotonic()
         queue.unavailable_checks = 0
 
-    def _fill(self, builder: Any, queue: PartitionQueue) -> None:
+    def _fill(self, builder: Any, queue: PartitionQueue, report: DeliveryReport) -> None:
         """Move events from `pending` to `batch`, as many as one batch may have."""
-        max_records, max_bytes = self._limits.max_records(queue), self._limits.max_bytes(queue.topic)
+        max_records, max_bytes = self.limits.max_records(queue), self.limits.max_bytes(queue.topic)
         now_ms = int(time.time() * 1000)
         while queue.pending and len(queue.batch) < max_records:
             outgoing = queue.pending[0]
@@ -130,7 +248,7 @@ class QueueSender:
                 if queue.batch and builder.size() + len(event.value) > max_bytes:
                     break
                 appended = builder.append(
-                    timestamp=self._limits.record_time(event, now_ms),
+                    timestamp=self.limits.record_time(event, now_ms),
                     key=event.key,
                     value=event.value,
                     headers=event.headers,
@@ -138,7 +256,7 @@ class QueueSender:
             except Exception as error:  # noqa: BLE001 - a fault in one event must not stop the others
                 _log.exception("record_not_encoded", topic=queue.topic, id=outgoing.event.id)
                 detail = f"{type(error).__name__} while the record was encoded"
-                self.rejected.append(Rejection(queue.pending.popleft(), "internal_error", detail))
+                report.rejected.append(Rejection(queue.pending.popleft(), "internal_error", detail))
                 continue
             if appended is None:  # full
                 break
@@ -146,59 +264,27 @@ class QueueSender:
         queue.batch_bytes = builder.size()
         builder.close()
 
-    async def _complete(self, queue: PartitionQueue, future: asyncio.Future[Any]) -> None:
+    async def _complete(
+        self, api: AIOKafkaProducer, queue: PartitionQueue, future: asyncio.Future[Any], report: DeliveryReport
+    ) -> None:
+        """Report a batch that Kafka has confirmed and send the next one of its partition, or record why it failed."""
         queue.future = None
         error = KafkaError("the batch was cancelled") if future.cancelled() else future.exception()
         if error is not None:
             queue.error = error
             return
-        self.confirmed.append(ConfirmedBatch(queue.partition, future.result().offset, queue.batch))
+        report.sent += queue.batch
+        count, first = len(queue.batch), future.result().offset
+        report.offsets += [
+            RecordOffset(queue.partition, first + index if first >= 0 else None)
+            for index in range(max(0, count - MAX_ENTRIES), count)
+        ]
         queue.batch = []
-        self._limits.confirmed(queue)
-        await self._send_next(queue)
+        self.limits.grow(queue)
+        await self._send_next(api, queue, report)
 
-    async def _check(self, silent: Sequence[PartitionQueue]) -> None:
-        """Read the state of the topics whose batches are unconfirmed, and give up those that are unavailable."""
-        now = time.monotonic()
-        try:
-            states = await topic_state(self._api.client, {queue.topic for queue in silent}, STATE_SECONDS)
-        except (KafkaError, OSError, TimeoutError) as error:
-            # A refused connection is certain at once; a broker that is only slow gets time.
-            refused = not isinstance(error, (TimeoutError, RequestTimedOutError))
-            if not self._disconnected and (refused or now - self._progress_at >= SILENT_SECONDS):
-                self._disconnected = True
-                self._on_connection(connected=False, detail=await explain(self._settings, error))
-            await self._replace_if_kafka_responds(silent)
-            return
-        for queue in silent:
-            if queue.future is None or queue.future.done():
-                continue
-            state = states[queue.topic]
-            ours = queue.partition in state.leaderless or not state.leaderless
-            if state.status != "available" and ours:
-                queue.unavailable_checks += 1
-                if queue.unavailable_checks >= UNAVAILABLE_CHECKS:
-                    queue.error, queue.future = state.detail, None
-            elif self._block_silent and now - queue.sent_at >= SILENT_SECONDS:
-                queue.error, queue.future = f"not confirmed for {SILENT_SECONDS:.0f} s while Kafka responds", None
-            else:
-                queue.unavailable_checks = 0
-        await self._replace_if_kafka_responds(silent)
 
-    async def _replace_if_kafka_responds(self, silent: Sequence[PartitionQueue]) -> None:
-        """Give up the producer when it got nothing confirmed for too long and a new connection to Kafka works."""
-        now, limit = time.monotonic(), self._settings.delivery_timeout_seconds
-        if min(now - self._progress_at, now - self._probed_at) < limit:
-            return
-        try:
-            async with asyncio.timeout(PROBE_SECONDS), kafka_client(self._settings):
-                pass
-        except (KafkaError, OSError, TimeoutError):
-            self._probed_at = time.monotonic()
-            return
-        # A Kafka that was frozen confirms now: confirmations that arrived in the meantime count.
-        await asyncio.sleep(POLL_SECONDS)
-        for queue in silent:
-            if queue.future is not None and not queue.future.done():
-                queue.error, queue.future = KafkaTimeoutError(f"not confirmed for {limit:g} s"), None
-        self._probed_at = time.monotonic()
+def choose_partition(key: bytes, count: int) -> int:
+    """Return the partition of a key among `count` as Kafka's own clients choose it: murmur2 of the key, modulo."""
+    number: int = _cached_murmur2(key) if len(key) <= MAX_CACHED_KEY_BYTES else murmur2(key)
+    return (number & 0x7FFFFFFF) % count

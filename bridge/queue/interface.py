@@ -77,6 +77,9 @@ class DeliveryQueue(Protocol):
     async def settle_and_park(self, group: Group, parked: Sequence[tuple[str, Delivery]]) -> None:
         """Settle a group, but keep some of its deliveries, each named with its blocked topic."""
 
+    async def park(self, parked: Sequence[tuple[str, Delivery]]) -> None:
+        """Keep deliveries that are no longer in a group, each named with its blocked topic."""
+
     async def read_parked(self, topic: str, limit: int) -> list[Parked]:
         """Return the oldest parked deliveries of a topic, at most `limit`."""
 

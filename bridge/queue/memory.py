@@ -158,6 +158,9 @@ class MemoryQueue:
                     _reject(pending.future, "topic_unavailable", f"Kafka accepts no records for {topic}")
         self.settle(group)
 
+    async def park(self, parked: Sequence[tuple[str, Delivery]]) -> None:
+        """Nothing is parked in memory."""
+
     async def read_parked(self, topic: str, limit: int) -> list[Parked]:  # noqa: ARG002 - the interface's signature
         """Nothing is parked in memory."""
         return []

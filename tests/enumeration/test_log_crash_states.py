@@ -104,7 +104,7 @@ def delivery(number: int, size: int) -> Delivery:
 
 def open_log(root: Path, name: str, files: Files, report: Callable[[Damage], None]) -> Log:
     """Open one of the two logs below a directory."""
-    return Log(root / name, root / "quarantine", report, files=files, segment_bytes=SEGMENT_BYTES, label=f"{name}-")
+    return Log(root / name, root / "quarantine", report, files=files, segment_bytes=SEGMENT_BYTES, prefix=f"{name}-")
 
 
 def steady(script: Script) -> None:
@@ -235,11 +235,11 @@ def check_log(root: Path, name: str, owed: list[int], allowed: set[int]) -> None
 
 def read_ids(log: Log) -> list[int]:
     """Return the numbers of all deliveries that are not settled, in the order of reading."""
-    with contextlib.closing(log.reader(log.state.settled)) as reader:
-        numbers: list[int] = []
-        while groups := reader.read(log.last):
-            numbers += [int(each.body.partition(b":")[0]) for group in groups for each in group.deliveries]
-        return numbers
+    reader = log.reader(log.state.settled)
+    numbers: list[int] = []
+    while groups := reader.read(log.last):
+        numbers += [int(each.body.partition(b":")[0]) for group in groups for each in group.deliveries]
+    return numbers
 
 
 @pytest.fixture

@@ -133,6 +133,25 @@ async def test_dead_letter_that_its_topic_rejects_stops_nothing(
     assert await titles(apache_kafka.bootstrap_servers, f"{prefix}{READY}") == [1]
 
 
+async def test_parked_event_that_becomes_a_dead_letter_does_not_wait_for_a_missing_dead_letter_topic(
+    apache_kafka: Broker, tmp_path: Path, prefix: str
+) -> None:
+    """A topic that rejects one of its parked events gets the others in order, without a dead-letter topic too."""
+    topic, dead = f"{prefix}{READY}", f"{prefix}dead-letter"
+    async with admin_of(apache_kafka.bootstrap_servers) as admin:
+        with Daemon(tmp_path, apache_kafka.bootstrap_servers, prefix, topics_provision="off") as daemon:
+            for number in range(20):
+                size = 30_000 if number == 7 else 10
+                assert daemon.post(body(number, description="x" * size)).status == 200
+            wait_for(lambda: daemon.status()["journal"]["parked"] == {topic: 20}, 30, "parking")
+            await admin.create_topics([NewTopic(topic, 1, 1, topic_configs={"max.message.bytes": "20000"})])
+            wait_for(lambda: daemon.status()["journal"]["parked"] == {dead: 1}, 60, "the dead letter's parking")
+            await admin.create_topics([NewTopic(dead, 1, 1)])
+            wait_for(daemon.drained, 60)
+    assert await titles(apache_kafka.bootstrap_servers, topic) == [number for number in range(20) if number != 7]
+    assert len(await read_all(apache_kafka.bootstrap_servers, [dead])) == 1
+
+
 @pytest.mark.parametrize("provision", ["off", "create"])
 async def test_topic_that_rejects_old_records_gets_them_with_a_later_time(
     apache_kafka: Broker, tmp_path: Path, prefix: str, provision: str

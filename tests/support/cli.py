@@ -12,8 +12,7 @@ from bridge.config.sections import TopicsSettings
 from bridge.config.settings import Settings
 from bridge.contract.schemas import Contract
 from bridge.kafka.provisioning import TopicProvisioner
-from bridge.publisher.outgoing import OutgoingEvent
-from bridge.publisher.producer import BatchProducer
+from bridge.publisher.sending import BatchProducer, OutgoingEvent
 from bridge.telemetry.metrics import Metrics
 from tests.support.daemon import BRIDGE, environment
 
@@ -67,7 +66,7 @@ async def publish(kafka: KafkaSettings, events: list[tuple[Event, Delivery]]) ->
         while left:
             report = await producer.send(left)
             assert not report.rejected
-            assert not report.blocked_by_topic
-            left = report.retry
+            assert not report.blocked
+            left = report.unsent
     finally:
         await producer.close()

@@ -26,6 +26,7 @@ class ListQueue:
         self.deliveries: list[Delivery] = []
         self.error: DeliveryRejected | None = None
         self.hold = False
+        self.delay = 0.0
         self.held: list[asyncio.Future[None]] = []
 
     @property
@@ -34,7 +35,7 @@ class ListQueue:
         return [delivery.body for delivery in self.deliveries]
 
     def append(self, delivery: Delivery) -> asyncio.Future[None]:
-        """Keep a delivery; report it safe at once, or with `hold` when the test does."""
+        """Keep a delivery; report it safe at once, after `delay` seconds, or with `hold` when the test does."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if self.error is not None:
             future.set_exception(self.error)
@@ -42,6 +43,8 @@ class ListQueue:
         self.deliveries.append(delivery)
         if self.hold:
             self.held.append(future)
+        elif self.delay:
+            asyncio.get_running_loop().call_later(self.delay, future.set_result, None)
         else:
             future.set_result(None)
         return future
@@ -103,10 +106,12 @@ class Port:
         self._senders.push_async_callback(close)
         return Sender(reader, writer)
 
-    async def exchange(self, data: bytes) -> bytes:
-        """Send bytes over a connection of their own; return everything until the server closes it."""
+    async def exchange(self, data: bytes, *, end: bool = False) -> bytes:
+        """Send bytes over a connection of their own, with `end` half-close it; return all until the server closes."""
         sender = await self.connect()
         await sender.send(data)
+        if end:
+            sender.writer.write_eof()
         return await sender.rest()
 
     def rejected(self, reason: str, status: int) -> float:

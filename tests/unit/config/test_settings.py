@@ -163,6 +163,21 @@ def test_an_address_that_is_none(text: str) -> None:
         parse_address(text)
 
 
+@pytest.mark.parametrize("text", ["::1:8080", ":::8080", "fe80::1:80", "2001:db8::1", "::"])
+@pytest.mark.parametrize("setting", ["listen", "admin_listen"])
+def test_an_ipv6_address_without_brackets_is_rejected_by_name_with_the_fix(setting: str, text: str) -> None:
+    """It could be read in two ways, with the port or without it."""
+    with pytest.raises(ConfigError, match=rf"BRIDGE_{setting.upper()}: .*in brackets, as in \[::1\]:8080"):
+        load(None, **{setting: text})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("text", ["[:::1]:80", "[1.2.3.4]:80", "[::1::]:80"])
+def test_an_invalid_ipv6_address_is_rejected_at_start(text: str) -> None:
+    """It would fail only when the port is opened."""
+    with pytest.raises(ConfigError, match="invalid IPv6 address"):
+        load(listen=text)
+
+
 def test_addresses() -> None:
     """Names, IPv4 and IPv6 are hosts; port 0 means any."""
     assert parse_address("10.0.0.1:8080") == ("10.0.0.1", 8080)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import re
 import zlib
 
 import pytest
@@ -224,6 +225,27 @@ async def test_half_closed_sender_gets_its_response(port: Port) -> None:
     assert port.queue.bodies == [BODY, BODY]
 
 
+@pytest.mark.parametrize("count", [20, 40, 200])
+@pytest.mark.parametrize("delay", [0.0, 0.02])
+async def test_half_closed_sender_of_pipelined_requests_gets_every_response(
+    port: Port, count: int, delay: float
+) -> None:
+    """More requests than aiohttp parses ahead, acknowledged at once or slowly: each has its response."""
+    port.queue.delay = delay
+    sender = await port.connect()
+    await sender.send(request() * count)
+    sender.writer.write_eof()
+    assert (await sender.rest()).count(b"HTTP/1.1 200 ") == count
+    assert len(port.queue.deliveries) == count
+
+
+async def test_half_closed_sender_of_pipelined_requests_and_a_part_of_one_gets_every_response(port: Port) -> None:
+    """The requests before the unfinished one are acknowledged, then the connection closes."""
+    port.queue.delay = 0.05
+    response = await port.exchange(request() * 3 + request()[:40], end=True)
+    assert re.findall(rb"HTTP/1.1 (\d+)", response) == [b"200"] * 3
+
+
 async def test_half_closed_sender_of_single_bytes_gets_its_response(port: Port) -> None:
     """The end of the headers is found however the sender's bytes are divided."""
     sender = await port.connect()
@@ -263,6 +285,53 @@ async def test_half_closed_sender_with_unfinished_headers_gets_400(port: Port) -
     sender.writer.write_eof()
     assert (await sender.rest()).startswith(b"HTTP/1.1 400 ")
     assert port.rejected("malformed_request", 400) == 1
+
+
+async def test_http_10_with_a_transfer_encoding_gets_400(port: Port) -> None:
+    """HTTP/1.0 has no chunks (RFC 9112, section 6.1): a proxy may have forwarded the body in another framing."""
+    data = request(CHUNKED, "Transfer-Encoding: chunked", "Connection: keep-alive", length=-1, version="1.0")
+    response = await port.exchange(data)
+    assert re.findall(rb"HTTP/1.1 (\d+)", response) == [b"400"]
+    assert not port.queue.deliveries
+
+
+@pytest.mark.parametrize(
+    ("start", "rest"),
+    [
+        (b"", b"zz\r\n"),
+        (b"5\r\nhello\r\n", b"zz\r\n"),
+        (b"5\r\nhel", b"loXX\r\n"),
+        (b"5\r\nhello\r", b"XX"),
+        (b"5\r\nhello\r\n", b"-1\r\n"),
+        (b"5;name=value\r\nhello\r\n5", b"\r\nhello0\r\n\r\n"),
+    ],
+)
+@pytest.mark.parametrize("split", [False, True])
+async def test_malformed_chunk_gets_400_without_waiting_for_more(start: bytes, rest: bytes, *, split: bool) -> None:
+    """The response does not wait for the time of a body, however the bytes are divided."""
+    async with public_port(request_timeout_seconds=60) as port:
+        sender = await port.connect()
+        await sender.send(request(start, "Transfer-Encoding: chunked", length=-1))
+        await asyncio.sleep(0.05)
+        for piece in [bytes([byte]) for byte in rest] if split else [rest]:
+            await sender.send(piece)
+            await asyncio.sleep(0.01)
+        assert (await sender.rest()).startswith(b"HTTP/1.1 400 ")
+        assert not port.queue.deliveries
+
+
+@pytest.mark.parametrize("piece", [1, 2, 7, 1000])
+async def test_chunked_body_in_pieces_is_acknowledged(port: Port, piece: int) -> None:
+    """Extensions, leading zeros, trailers and capital digits are valid, however the bytes are divided."""
+    sender = await port.connect()
+    body = b"000A;name=value\r\n0123456789\r\n1\r\n\r\r\n0\r\nX-Trailer: 1\r\n\r\n"
+    for _ in range(2):
+        data = request(body, "Transfer-Encoding: chunked", length=-1)
+        for start in range(0, len(data), piece):
+            await sender.send(data[start : start + piece])
+            await asyncio.sleep(0.001)
+        assert (await sender.response())[0] == 200
+    assert port.queue.bodies == [b"0123456789\r"] * 2
 
 
 async def test_http_10_connection_closes_by_default(port: Port) -> None:

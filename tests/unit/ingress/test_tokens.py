@@ -202,3 +202,47 @@ def test_a_mistake_in_a_changed_file_keeps_the_tokens_and_is_reported_until_it_i
     file.write_text("three\n")
     assert valid.accepts("three")
     assert valid.file_fault == ""
+
+
+def test_a_file_that_was_moved_away_and_back_has_no_fault(tmp_path: Path) -> None:
+    """The fault ends with its cause, although the file is the one that was read before."""
+    file = tmp_path / "tokens"
+    file.write_text("one\n")
+    valid = tokens(file=file)
+    file.rename(tmp_path / "away")
+    assert valid.accepts("one")
+    assert "No such file" in valid.file_fault
+    (tmp_path / "away").rename(file)
+    assert valid.accepts("one")
+    assert valid.file_fault == ""
+
+
+def test_an_invalid_file_that_was_moved_away_and_back_has_its_fault_again(tmp_path: Path) -> None:
+    """The fault is that of the file as it is now."""
+    file = tmp_path / "tokens"
+    file.write_text("one\n")
+    valid = tokens(file=file)
+    for content, fault in (("one two\n", "line 1"), (None, "No such file"), ("one two\n", "line 1")):
+        if content is None:
+            file.unlink()
+        else:
+            file.write_text(content)
+        assert valid.accepts("one")
+        assert fault in valid.file_fault
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [("two\n".encode("utf-16"), "UTF-16"), (b"one two\n", "line 1"), (b"\n", "no token"), (b"# none", "no token")],
+)
+def test_an_invalid_change_is_logged_once(tmp_path: Path, content: bytes, fault: str) -> None:
+    """One error, no `tokens_reloaded`, and nothing more until the file changes; the tokens stay valid."""
+    file = tmp_path / "tokens"
+    file.write_text("one\n")
+    valid = tokens(file=file)
+    file.write_bytes(content)
+    with capture_logs() as logs:
+        assert [valid.accepts("one") for _ in range(3)] == [True] * 3
+    assert [line["event"] for line in logs] == ["tokens_file_reload_failed"]
+    assert fault in logs[0]["detail"]
+    assert fault in valid.file_fault

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bridge.kafka.metadata import TopicState
-from bridge.publisher import producer, sending
+from bridge.publisher import kafka_producer, sending, unconfirmed
 from tests.unit.publisher.fake_kafka import FakeKafka
 
 
@@ -25,9 +25,9 @@ def kafka(monkeypatch: pytest.MonkeyPatch) -> FakeKafka:
             for topic in topics
         }
 
-    monkeypatch.setattr(producer, "KafkaProducer", fake.producer)
-    monkeypatch.setattr(producer, "topic_state", states)
+    monkeypatch.setattr(kafka_producer, "KafkaProducer", fake.producer)
     monkeypatch.setattr(sending, "topic_state", states)
+    monkeypatch.setattr(unconfirmed, "topic_state", states)
     monkeypatch.setattr(sending, "POLL_SECONDS", 0.005)
-    monkeypatch.setattr(sending, "CHECK_SECONDS", 0.01)
+    monkeypatch.setattr(unconfirmed, "CHECK_SECONDS", 0.01)
     return fake

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bridge.event import Delivery, Event
-from bridge.publisher.outgoing import OutgoingEvent
+from bridge.publisher.sending import OutgoingEvent
 
 if TYPE_CHECKING:
     from collections.abc import Callable

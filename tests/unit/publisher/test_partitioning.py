@@ -7,7 +7,7 @@ import tracemalloc
 import pytest
 from aiokafka.partitioner import DefaultPartitioner
 
-from bridge.publisher.partitioning import choose_partition
+from bridge.publisher.sending import choose_partition
 
 
 @pytest.mark.parametrize("key", [b"", b"a", b"5fd088e0a47da8246f1fb756", b"x" * 65, "ключ".encode()])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from aiokafka.errors import (
@@ -23,15 +23,16 @@ from aiokafka.errors import (
 )
 
 from bridge.config.sections import KafkaSettings
-from bridge.publisher import sending
-from bridge.publisher.producer import UNKNOWN_ERRORS, BatchProducer
+from bridge.publisher import unconfirmed
+from bridge.publisher.failed_batches import UNKNOWN_ERRORS
+from bridge.publisher.sending import BatchProducer
 from bridge.telemetry.metrics import Metrics
 from tests.unit.publisher.fake_kafka import FakeKafka, Record, outgoing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from bridge.publisher.outgoing import DeliveryReport, OutgoingEvent
+    from bridge.publisher.sending import DeliveryReport, OutgoingEvent
 
 
 def numbers(events: list[OutgoingEvent]) -> list[int]:
@@ -44,7 +45,7 @@ async def send_until_settled(producer: BatchProducer, events: list[OutgoingEvent
     reports = []
     while events:
         reports.append(await producer.send(events))
-        events = reports[-1].retry
+        events = reports[-1].unsent
     await producer.close()
     return reports
 
@@ -66,9 +67,9 @@ async def test_unlisted_error_is_retried_and_not_dead_lettered(kafka: FakeKafka,
     """An error that concerns neither topic nor record leaves its events to a retry; other topics are sent."""
     kafka.reject = lambda topic, _: error if topic == "b" else None
     report = await BatchProducer(KafkaSettings(), Metrics()).send([outgoing("a", 1), outgoing("b", 2)])
-    assert (numbers(report.sent), numbers(report.retry)) == ([1], [2])
+    assert (numbers(report.sent), numbers(report.unsent)) == ([1], [2])
     assert not report.rejected
-    assert not report.blocked_by_topic
+    assert not report.blocked
 
 
 async def test_topic_with_repeated_unlisted_errors_is_blocked_alone(kafka: FakeKafka) -> None:
@@ -76,8 +77,8 @@ async def test_topic_with_repeated_unlisted_errors_is_blocked_alone(kafka: FakeK
     kafka.reject = lambda topic, _: UnknownError() if topic == "b" else None
     producer = BatchProducer(KafkaSettings(), Metrics())
     for _ in range(UNKNOWN_ERRORS - 1):
-        assert numbers((await producer.send([outgoing("a", 1), outgoing("b", 2)])).retry) == [2]
-    assert list((await producer.send([outgoing("a", 1), outgoing("b", 2)])).blocked_by_topic) == ["b"]
+        assert numbers((await producer.send([outgoing("a", 1), outgoing("b", 2)])).unsent) == [2]
+    assert list((await producer.send([outgoing("a", 1), outgoing("b", 2)])).blocked) == ["b"]
 
 
 async def test_invalid_record_is_recognized_by_its_number(kafka: FakeKafka) -> None:
@@ -119,9 +120,9 @@ async def test_partition_has_one_unconfirmed_batch_and_nothing_follows_a_failed_
     producer = BatchProducer(KafkaSettings(), Metrics())
     report = await producer.send([outgoing("a", number) for number in range(100)])
     assert numbers(report.sent) == list(range(20))
-    assert numbers(report.retry) == list(range(20, 100))
+    assert numbers(report.unsent) == list(range(20, 100))
     assert kafka.most_unconfirmed == 1
-    await producer.send(report.retry)
+    await producer.send(report.unsent)
     assert kafka.values("a") == [str(number).encode() for number in range(100)]
     assert kafka.most_unconfirmed == 1
 
@@ -131,7 +132,8 @@ async def test_missing_topic_is_blocked_alone_without_a_send(kafka: FakeKafka) -
     producer = BatchProducer(KafkaSettings(), Metrics())
     report = await producer.send([outgoing("a", 1), outgoing("c", 2), outgoing("c", 3)])
     assert numbers(report.sent) == [1]
-    assert numbers(report.blocked_by_topic["c"].events) == [2, 3]
+    assert list(report.blocked) == ["c"]
+    assert numbers(report.unsent) == [2, 3]
     assert kafka.batches == [("a", 1)]
     assert kafka.producers == 1, "nothing has failed: the producer stays"
 
@@ -141,16 +143,17 @@ async def test_topic_without_a_leader_is_blocked_while_others_are_sent(kafka: Fa
     kafka.states["b"] = "no leader"
     report = await BatchProducer(KafkaSettings(), Metrics()).send([outgoing("a", 1), outgoing("b", 2)])
     assert numbers(report.sent) == [1]
-    assert report.blocked_by_topic["b"].detail == "no leader"
+    assert report.blocked == {"b": "no leader"}
 
 
 async def test_silent_topic_is_blocked_while_kafka_responds(kafka: FakeKafka, monkeypatch: pytest.MonkeyPatch) -> None:
     """An available topic that confirms nothing (too few in-sync replicas) does not hold up the others."""
-    monkeypatch.setattr(sending, "SILENT_SECONDS", 0.05)
+    monkeypatch.setattr(unconfirmed, "SILENT_SECONDS", 0.05)
     kafka.silent.add("b")
     report = await BatchProducer(KafkaSettings(), Metrics()).send([outgoing("a", 1), outgoing("b", 2)])
     assert numbers(report.sent) == [1]
-    assert numbers(report.blocked_by_topic["b"].events) == [2]
+    assert list(report.blocked) == ["b"]
+    assert numbers(report.unsent) == [2]
 
 
 async def test_error_of_the_topic_blocks_the_whole_topic(kafka: FakeKafka) -> None:
@@ -159,7 +162,8 @@ async def test_error_of_the_topic_blocks_the_whole_topic(kafka: FakeKafka) -> No
     report = await BatchProducer(KafkaSettings(), Metrics()).send(
         [outgoing("b", 1), outgoing("a", 2), outgoing("b", 3)]
     )
-    assert numbers(report.blocked_by_topic["b"].events) == [1, 3]
+    assert list(report.blocked) == ["b"]
+    assert numbers(report.unsent) == [1, 3]
     assert numbers(report.sent) == [2]
 
 
@@ -208,7 +212,7 @@ async def test_fault_in_the_encoder_rejects_that_event_alone(kafka: FakeKafka) -
                 raise ValueError("a fault")
             return event
 
-    producer = BatchProducer(KafkaSettings(), Metrics(), encoder=FaultyEncoder())
+    producer = BatchProducer(KafkaSettings(), Metrics(), encoder=cast("Any", FaultyEncoder()))
     report = await producer.send([outgoing("a", number) for number in range(3)])
     assert [(each.outgoing.number, each.reason) for each in report.rejected] == [(1, "internal_error")]
     assert kafka.values("a") == [b"0", b"2"]
@@ -229,7 +233,7 @@ async def test_producer_is_replaced_only_when_kafka_accepts_a_new_connection(
             raise KafkaConnectionError
         yield
 
-    monkeypatch.setattr(sending, "kafka_client", kafka_client)
+    monkeypatch.setattr(unconfirmed, "kafka_client", kafka_client)
     kafka.silent.add("a")
     settings = KafkaSettings(delivery_timeout_seconds=0.02)
     producer = BatchProducer(settings, Metrics(), block_silent=False)
@@ -238,7 +242,7 @@ async def test_producer_is_replaced_only_when_kafka_accepts_a_new_connection(
         while probes < 3 and not sent.done():  # noqa: ASYNC110 - the producer works on its own
             await asyncio.sleep(0.005)
     if kafka_responds:
-        assert numbers((await sent).retry) == [1]
+        assert numbers((await sent).unsent) == [1]
         assert kafka.open == 0
     else:
         assert not sent.done()

@@ -11,11 +11,13 @@ import pytest
 from aiokafka.errors import MessageSizeTooLargeError, TopicAuthorizationFailedError, for_code
 
 from bridge.config.sections import KafkaSettings
+from bridge.contract import normalizer as normalizing
 from bridge.contract.normalizer import Normalizer
+from bridge.contract.parsing import parse
 from bridge.contract.schemas import Contract
 from bridge.event import Delivery
 from bridge.kafka.topics import TopicSurvey
-from bridge.publisher import blocked_topics, prefetcher, publisher
+from bridge.publisher import blocked_topics, publisher
 from bridge.publisher.publisher import Publisher
 from bridge.queue.interface import Group, Parked
 from bridge.telemetry.metrics import Metrics
@@ -81,10 +83,14 @@ class Queue:
 
     async def settle_and_park(self, group: Group, parked: Sequence[tuple[str, Delivery]]) -> None:
         """Keep deliveries of a group."""
+        await self.park(parked)
+        self.settled = group.last
+
+    async def park(self, parked: Sequence[tuple[str, Delivery]]) -> None:
+        """Keep deliveries."""
         for topic, delivery in parked:
             kept = self.stored.setdefault(topic, [])
             kept.append(Parked(topic, kept[-1].number + 1 if kept else 1, delivery))
-        self.settled = group.last
 
     async def read_parked(self, topic: str, limit: int) -> list[Parked]:
         """Return parked deliveries."""
@@ -126,7 +132,7 @@ def known_topics(kafka: FakeKafka, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "most"), [(10, prefetcher.PREFETCH_EVENTS), (512 * 1024, prefetcher.PREFETCH_BYTES // (512 * 1024))]
+    ("size", "most"), [(10, publisher.PREFETCH_EVENTS), (512 * 1024, publisher.PREFETCH_BYTES // (512 * 1024))]
 )
 async def test_prefetch_is_bounded_in_events_and_bytes(kafka: FakeKafka, size: int, most: int) -> None:
     """While Kafka is silent, no more is read than one window and what is prefetched behind it."""
@@ -152,12 +158,15 @@ async def test_events_within_the_linger_share_a_produce_request(kafka: FakeKafka
     assert len(kafka.batches) < 20
 
 
-async def test_linger_is_skipped_for_a_full_window_and_while_stopping(kafka: FakeKafka) -> None:
+async def test_linger_is_skipped_for_a_full_window_and_while_stopping(
+    kafka: FakeKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A backlog is not slowed down by the linger, nor is the drain."""
+    monkeypatch.setattr(publisher, "MAX_BLOCK_SECONDS", 60.0)  # windows do not depend on the machine's speed
     queue = Queue()
-    queue.add(*[ready()] * 3 * prefetcher.WINDOW_EVENTS)
+    queue.add(*[ready()] * 3 * publisher.WINDOW_EVENTS)
     async with running(queue, linger_seconds=30):
-        await until(lambda: queue.depth < prefetcher.WINDOW_EVENTS)
+        await until(lambda: queue.depth < publisher.WINDOW_EVENTS)
     assert len(kafka.batches) <= 4
 
 
@@ -172,18 +181,20 @@ async def test_unusual_timestamp_does_not_stop_the_publisher(kafka: FakeKafka, c
     assert len(kafka.log[READY]) == 1
 
 
-async def test_fault_in_the_normalizer_dead_letters_that_event(kafka: FakeKafka) -> None:
+async def test_fault_in_the_normalizer_dead_letters_that_event(
+    kafka: FakeKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An exception on one delivery makes it a dead letter; the others are published."""
 
-    class FaultyNormalizer(Normalizer):
-        def event(self, delivery: Delivery) -> Any:
-            if b"bad" in delivery.body:
-                raise RuntimeError("a fault")
-            return super().event(delivery)
+    def parse_with_a_fault(body: bytes) -> Any:
+        if b"bad" in body:
+            raise RuntimeError("a fault")
+        return parse(body)
 
+    monkeypatch.setattr(normalizing, "parse", parse_with_a_fault)
     queue = Queue()
     queue.add(ready(), b'{"bad": 1}', ready())
-    async with running(queue, FaultyNormalizer(CONTRACT)) as made:
+    async with running(queue) as made:
         await until(lambda: queue.depth == 0)
         assert made.summary.dead_lettered == 1
     assert len(kafka.log[READY]) == 2
@@ -304,8 +315,72 @@ async def test_parked_events_behind_a_failed_batch_keep_their_order(kafka: FakeK
     assert [orjson.loads(value)["progress_percent"] for value in kafka.values(READY)] == list(range(60))
 
 
+async def test_parked_event_that_becomes_a_dead_letter_does_not_wait_for_a_blocked_dead_letter_topic(
+    kafka: FakeKafka,
+) -> None:
+    """It is parked as a dead letter, and the events behind it are published in order; later it is published too."""
+    too_large: BaseException = MessageSizeTooLargeError()
+    kafka.reject = lambda topic, records: (
+        too_large if topic == READY and any(len(record.value) > 1_000 for record in records) else None
+    )
+    kafka.topics -= {READY, DEAD}
+    queue = Queue()
+    queue.add(
+        *[ready(progress=number) for number in range(3)],
+        ready(progress=3, title="x" * 1_000),
+        *[ready(progress=number) for number in range(4, 8)],
+    )
+    async with running(queue):
+        await until(lambda: queue.parked == {READY: 8})
+        kafka.topics.add(READY)
+        await until(lambda: queue.parked == {DEAD: 1})
+        queue.add(*[ready(progress=number) for number in range(8, 12)])
+        await until(lambda: len(kafka.log[READY]) == 11)
+        kafka.topics.add(DEAD)
+        await until(lambda: queue.depth == 0)
+    progress = [orjson.loads(value)["progress_percent"] for value in kafka.values(READY)]
+    assert progress == [number for number in range(12) if number != 3]
+    (dead,) = [orjson.loads(value) for value in kafka.values(DEAD)]
+    assert dead["asset_id"] == "a1"
+
+
+async def test_parked_event_whose_dead_letter_is_rejected_in_every_form_is_parked_as_a_dead_letter(
+    kafka: FakeKafka,
+) -> None:
+    """A dead-letter topic that accepts nothing, found out by a retry, blocks itself and not the retried topic."""
+    too_large: BaseException = MessageSizeTooLargeError()
+    kafka.reject = lambda topic, records: (
+        too_large if topic == DEAD or any(b"large" in record.value for record in records) else None
+    )
+    kafka.topics.discard(READY)
+    queue = Queue()
+    queue.add(ready(title="large"), ready(title="small"))
+    async with running(queue):
+        await until(lambda: queue.parked == {READY: 2})
+        kafka.topics.add(READY)
+        await until(lambda: queue.parked == {DEAD: 1})
+        kafka.reject = lambda topic, records: (
+            too_large if topic == READY and any(b"large" in record.value for record in records) else None
+        )
+        await until(lambda: queue.depth == 0)
+    assert [orjson.loads(value)["title"] for value in kafka.values(READY)] == ["small"]
+    assert len(kafka.log[DEAD]) == 1
+
+
+async def test_event_parked_for_a_former_topic_is_parked_for_its_topic_of_today(kafka: FakeKafka) -> None:
+    """After a change of the prefix no topic of the former prefix is blocked by one of the new prefix."""
+    kafka.topics.discard(READY)
+    queue = Queue()
+    queue.stored = {"former.video.status.ready": [Parked("former.video.status.ready", 1, Delivery(0, "x", ready()))]}
+    async with running(queue):
+        await until(lambda: queue.parked == {READY: 1})
+        kafka.topics.add(READY)
+        await until(lambda: queue.depth == 0)
+    assert len(kafka.log[READY]) == 1
+
+
 async def test_a_backlog_yields_to_requests(kafka: FakeKafka, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While deliveries wait for their acknowledgement a large backlog pauses after each chunk, and else it does not."""
+    """While deliveries wait for their acknowledgement a large backlog pauses in between, and else it does not."""
     pauses: list[float] = []
     real = asyncio.sleep
 
@@ -316,11 +391,13 @@ async def test_a_backlog_yields_to_requests(kafka: FakeKafka, monkeypatch: pytes
     kafka.silent = set(TOPICS)
     queue = Queue()
     delivery = Delivery(RECEIVED_MS, "default", ready())
-    chunk = [delivery] * prefetcher.NORMALIZE_CHUNK_EVENTS
-    queue.groups = [Group(n, n, RECEIVED_MS, 1, 0, chunk) for n in range(1, prefetcher.YIELD_BACKLOG_EVENTS + 2)]
+    queue.groups = [
+        Group(n, n, RECEIVED_MS, 1, 0, [delivery] * 25) for n in range(1, publisher.YIELD_BACKLOG_EVENTS + 2)
+    ]
     queue.has_pending_acks = True
-    monkeypatch.setattr(prefetcher.asyncio, "sleep", sleep)  # type: ignore[attr-defined]
+    monkeypatch.setattr(publisher, "MAX_BLOCK_SECONDS", 0.0)
+    monkeypatch.setattr(publisher.asyncio, "sleep", sleep)  # type: ignore[attr-defined]
     async with running(queue):
         while len(pauses) < 4:
             await real(0)
-    assert prefetcher.YIELD_SECONDS in pauses[:4]
+    assert publisher.YIELD_SECONDS in pauses[:4]

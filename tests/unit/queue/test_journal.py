@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import sqlite3
 import subprocess
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from bridge.config.sections import JournalSettings, QueueSettings
 from bridge.errors import BridgeError, DeliveryRejected, JournalLocked, UnsupportedJournalVersion
@@ -160,7 +162,7 @@ async def test_a_second_process_is_rejected_with_the_holder(tmp_path: Path) -> N
     """The directory has one holder; another process learns who that is."""
     async with Journal.open(settings(tmp_path), Metrics()):
         script = (
-            "import pathlib, sys; from bridge.queue.directory import lock_directory\n"
+            "import pathlib, sys; from bridge.queue.files import lock_directory\n"
             "with lock_directory(pathlib.Path(sys.argv[1])): print('got it')"
         )
         other = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=False)
@@ -286,25 +288,113 @@ async def test_a_full_disk_is_named(tmp_path: Path) -> None:
         assert rejected.value.reason == "disk_full"
 
 
-async def test_an_exception_in_the_writer_thread_ends_the_journal(tmp_path: Path) -> None:
-    """Without its writer no delivery can be acknowledged: the pending ones are rejected, and the block is left."""
+def broken(_: str) -> None:
+    """Fail as a bug would: not with OSError."""
+    raise ZeroDivisionError
+
+
+async def test_when_the_writer_fails_all_appends_are_rejected_and_the_journal_ends(tmp_path: Path) -> None:
+    """The pending deliveries and all later ones are rejected, nothing waits forever, and the task group raises."""
     files = FaultyFiles()
-
-    def broken(_: str) -> None:
-        raise ZeroDivisionError
-
-    ended: list[asyncio.Future[None]] = []
+    futures: list[asyncio.Future[None]] = []
 
     async def run() -> None:
         async with Journal.open(settings(tmp_path), Metrics(), files=files) as opened:
             files.fault = broken
-            ended.append(opened.append(delivery(0)))
-            await asyncio.sleep(10)
+            futures.append(opened.append(delivery(0)))
+            await asyncio.sleep(0)
+            futures.append(opened.append(delivery(1)))
+            try:
+                await asyncio.sleep(10)
+            finally:
+                rejection = opened.check_capacity(0)
+                assert rejection is not None
+                assert rejection.reason == "journal_unavailable"
+                with pytest.raises(DeliveryRejected):
+                    await opened.append(delivery(2))
 
     with pytest.raises(ExceptionGroup) as raised:
+        async with asyncio.timeout(5):
+            await run()
+    assert raised.group_contains(RuntimeError, match="journal's writer")
+    assert [type(future.exception()) for future in futures] == [DeliveryRejected] * 2
+
+
+async def test_when_the_writer_fails_while_parking_the_caller_does_not_wait(tmp_path: Path) -> None:
+    """The publisher gets the exception and ends, instead of waiting for a thread that runs no more jobs."""
+    files = FaultyFiles()
+
+    async def run() -> None:
+        async with asyncio.timeout(5), Journal.open(settings(tmp_path), Metrics(), files=files) as opened:
+            await opened.append(delivery(0))
+            (group,) = await read(opened, 1)
+            files.fault = broken
+            await opened.settle_and_park(group, [("t", delivery(0))])
+
+    with pytest.raises(ExceptionGroup):
         await run()
-    assert raised.group_contains(RuntimeError, match="writer thread ended")
-    assert isinstance(ended[0].exception(), DeliveryRejected)
+
+
+async def test_when_a_commit_cannot_be_completed_its_deliveries_are_rejected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exception in the event loop after the sync ends the journal too; no request waits for its response."""
+    futures: list[asyncio.Future[None]] = []
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    async def run() -> None:
+        metrics = Metrics()
+        monkeypatch.setattr(metrics, "record_commit", fail)
+        async with Journal.open(settings(tmp_path), metrics) as opened:
+            futures.append(opened.append(delivery(0)))
+            await asyncio.sleep(0)
+            futures.append(opened.append(delivery(1)))
+            await asyncio.sleep(10)
+
+    with pytest.raises(ExceptionGroup):
+        async with asyncio.timeout(5):
+            await run()
+    assert futures[0].exception() is None, "it is on disk"
+    assert isinstance(futures[1].exception(), DeliveryRejected)
+
+
+async def test_a_checkpoint_without_a_write_does_not_count_as_recovery(tmp_path: Path) -> None:
+    """While the log's disk fails, unparking that has nothing to record neither ends nor hides the failure."""
+    files = FaultyFiles()
+    async with Journal.open(settings(tmp_path), Metrics(), files=files) as opened:
+        await asyncio.gather(*(opened.append(delivery(number)) for number in range(2)))
+        (group,) = await read(opened, 2)
+        await opened.settle_and_park(group, [("t", delivery(0)), ("t", delivery(1))])
+        parked = await opened.read_parked("t", 2)
+        await opened.unpark(parked[1:])
+        with capture_logs() as logs:
+            files.fault = failing("sync")
+            with pytest.raises(DeliveryRejected):
+                await opened.append(delivery(2))
+            await opened.unpark(parked[1:])
+            assert opened.check_capacity(0) is not None
+            files.fault = lambda _: None
+            await opened.append(delivery(3))
+        assert [line["event"] for line in logs] == ["journal_write_failed", "journal_recovered"]
+
+
+async def test_a_failing_log_of_parked_deliveries_does_not_reject_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parking that fails is logged with each attempt; the main log works, and reports no recovery."""
+    monkeypatch.setattr(journal, "RETRY_SECONDS", 0.01)
+    files = FaultyFiles()
+    async with Journal.open(settings(tmp_path), Metrics(), files=files) as opened:
+        await opened.append(delivery(0))
+        (group,) = await read(opened, 1)
+        with capture_logs() as logs:
+            files.fault = failing("sync", times=3)
+            await opened.settle_and_park(group, [("t", delivery(0))])
+            assert opened.check_capacity(0) is None
+            await opened.append(delivery(1))
+        assert [line["event"] for line in logs] == ["journal_write_failed"] * 3
 
 
 async def test_damage_costs_its_own_group_and_is_counted(tmp_path: Path) -> None:
@@ -353,6 +443,37 @@ async def test_a_disk_that_cannot_be_read_now_costs_nothing(tmp_path: Path, monk
         files.fault = failing("read", times=3)
         assert [each.delivery for each in await opened.read_parked("t", 10)] == [delivery(1)]
         assert value(metrics, "lost_deliveries_total") == 0
+
+
+@pytest.mark.parametrize("parked", [False, True])
+async def test_a_read_that_fails_in_the_middle_loses_no_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, parked: bool
+) -> None:
+    """Groups that were read before the error are returned, not skipped by the next attempt, whichever read fails."""
+    monkeypatch.setattr(journal, "RETRY_SECONDS", 0.01)
+    count = 10
+    async with Journal.open(settings(tmp_path), Metrics(), files=UnsyncedFiles()) as opened:
+        for number in range(count):
+            await opened.append(delivery(number, size=100_000))
+        for group in await read(opened, count) if parked else []:
+            await opened.settle_and_park(group, [("t", each) for each in group.deliveries])
+    files = FaultyFiles()
+    async with Journal.open(settings(tmp_path), Metrics(), files=files) as opened:
+        reads = 0
+
+        def fail_every_third(kind: str) -> None:
+            nonlocal reads
+            reads += kind == "read"
+            if kind == "read" and not reads % 3:
+                raise OSError(errno.EIO, "the disk fails")
+
+        files.fault = fail_every_third
+        if parked:
+            found = [each.delivery for each in await opened.read_parked("t", count)]
+        else:
+            found = [each for group in await read(opened, count) for each in group.deliveries]
+        assert found == [delivery(number, size=100_000) for number in range(count)]
+        assert reads > 3
 
 
 async def test_blocks_that_stay_unreadable_count_as_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -410,7 +531,7 @@ async def test_parked_deliveries_unpark_in_any_order(tmp_path: Path) -> None:
 
 async def test_a_journal_of_version_0_1_0_with_deliveries_is_refused(tmp_path: Path) -> None:
     """It is named with what to do and exit code 78; an empty one is ignored."""
-    with sqlite3.connect(tmp_path / "journal.sqlite") as legacy:
+    with contextlib.closing(sqlite3.connect(tmp_path / "journal.sqlite")) as legacy, legacy:
         legacy.execute("CREATE TABLE groups (last INTEGER PRIMARY KEY)")
         legacy.execute("CREATE TABLE parked (number INTEGER PRIMARY KEY)")
         legacy.execute("INSERT INTO groups VALUES (5)")
@@ -418,9 +539,8 @@ async def test_a_journal_of_version_0_1_0_with_deliveries_is_refused(tmp_path: P
         async with Journal.open(settings(tmp_path), Metrics()):
             pass
     assert refused.value.exit_code == 78
-    with sqlite3.connect(tmp_path / "journal.sqlite") as legacy:
+    with contextlib.closing(sqlite3.connect(tmp_path / "journal.sqlite")) as legacy, legacy:
         legacy.execute("DELETE FROM groups")
-    legacy.close()
     async with Journal.open(settings(tmp_path), Metrics()) as opened:
         await opened.append(delivery(0))
 
