@@ -28,8 +28,8 @@ COVERAGE := --cov --cov-append --cov-report=
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-all test-lowest chaos bench bench-compare bench-journal bench-tuning profile check check-prose \
-	check-schemas check-deploy generate-schemas generate-deploy generate-sizing fmt lock lines clean \
-	compose-up compose-down
+	check-schemas check-deploy generate-schemas generate-deploy generate-faults \
+	generate-sizing fmt lock lines clean compose-up compose-down
 
 help:  ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -111,6 +111,9 @@ generate-deploy: $(DEV)  ## Generate the derived files of deploy/
 
 generate-sizing: $(DEV)  ## Generate deploy/SIZING.md from the figures of the last `make bench`
 	@$(BIN)/python -m tests.deploy.sizing .cache/bench.json
+
+generate-faults: $(DEV)  ## Generate the table of faults in deploy/README.md: provokes each on a real Kafka (3 minutes)
+	@FAULT_TABLE=write $(PYTEST) tests/integration/test_fault_table.py
 
 compose-up:  ## Run the bridge with Kafka, Prometheus, Grafana and a topic viewer (needs Docker)
 	@$(COMPOSE) up --build --detach --wait

@@ -12,10 +12,18 @@ BridgeError
 
 from __future__ import annotations
 
+FIX = " Fix: "
+"""Separates the cause in a message from what to do about it."""
 EX_TEMPFAIL = 75
 """sysexits.h: try again later."""
 EX_CONFIG = 78
 """sysexits.h: configuration error. A supervisor should not restart on it."""
+
+
+def split_fix(message: str) -> tuple[str, str]:
+    """Return the cause and the fix of a message, each without its full stop; the fix is empty where none is named."""
+    cause, _, fix = message.partition(FIX)
+    return cause.removesuffix("."), fix.removesuffix(".")
 
 
 class BridgeError(Exception):

@@ -24,7 +24,7 @@ from bridge.telemetry.collectors import Reading
 from bridge.telemetry.health import Finding, Health
 from bridge.telemetry.metrics import Metrics
 from bridge.telemetry.reasons import NEXT_STEPS
-from bridge.telemetry.token_status import TokenStatus
+from bridge.telemetry.token_status import ALL_EXPIRED, NEXT_STEP_EXPIRED, TokenStatus
 
 SAMPLE_SECONDS = 1.0
 PARKED_SAMPLES = 10
@@ -186,8 +186,11 @@ class Status:
             return Finding("degraded", f"the journal is full in {_span(seconds)}", NEXT_STEPS["journal_full"])
         corruptions, lost = self._metrics.journal_faults()
         if corruptions or lost:
-            cause = f"{corruptions:.0f} corrupted places since the start, {lost:.0f} acknowledged deliveries lost"
-            return Finding("degraded", cause, "check the disk; gumlet-bridge reconcile finds lost events")
+            cause = f"corrupted places since the start: {corruptions:.0f}"
+            if not lost:
+                return Finding("degraded", cause, "check the disk, and `gumlet-bridge journal verify`")
+            step = "check the disk; `gumlet-bridge reconcile` finds and publishes lost events"
+            return Finding("degraded", f"{cause}; acknowledged deliveries lost: {lost:.0f}", step)
         return None
 
     def _check_ingress(self) -> Finding | None:
@@ -205,8 +208,7 @@ class Status:
         now, tokens = time.time(), self._sources.tokens()
         valid = [token for token in tokens if token.is_valid(now)]
         if not valid:
-            step = "add a token to BRIDGE_TOKENS_FILE and set it in Gumlet's dashboard; no restart is needed"
-            return Finding("failing", "no token is valid: every delivery gets 401", step)
+            return Finding("failing", ALL_EXPIRED, NEXT_STEP_EXPIRED)
         if fault := self._sources.tokens_fault():
             step = "fix the file; the tokens known so far stay valid until a restart"
             return Finding("degraded", f"the tokens file cannot be read: {fault}", step)

@@ -16,8 +16,6 @@ from bridge.config import settings as config
 from bridge.contract.normalizer import Normalizer
 from bridge.contract.schemas import Contract
 from bridge.errors import BridgeError, ConfigError
-from bridge.ingress.tokens import Tokens
-from bridge.kafka.client import client_options
 from bridge.operations.checks import (
     Finding,
     check_daemon,
@@ -62,8 +60,6 @@ def doctor(
 async def _run_checks(config_file: Path | None, url: str | None) -> list[Finding]:
     try:
         settings = config.load(config_file, serving=True)
-        Tokens.from_settings(settings)
-        client_options(settings.kafka)
     except ConfigError as error:
         return [failure("configuration", error, "see `gumlet-bridge config example`; nothing else was checked")]
     findings = [Finding("configuration", "ok", "complete")]
@@ -77,6 +73,7 @@ async def _run_checks(config_file: Path | None, url: str | None) -> list[Finding
         check_journal(settings),
         *check_tokens(settings),
     ]
-    for check in (check_kafka(settings, contract), check_registry(settings, contract), check_daemon(settings)):
-        findings += await check
+    findings += await check_kafka(settings, contract)
+    findings += await check_registry(settings, contract)
+    findings += await check_daemon(settings, findings)
     return findings + await check_gumlet(settings, url, echo)

@@ -25,7 +25,7 @@ from pydantic import SecretStr
 
 from bridge.config.settings import Settings
 from bridge.errors import ConfigError
-from bridge.telemetry.token_status import TokenStatus
+from bridge.telemetry.token_status import ALL_EXPIRED, NEXT_STEP_EXPIRED, TokenStatus
 
 RELOAD_SECONDS = 1.0
 """How often the tokens file is checked for a change."""
@@ -120,10 +120,11 @@ class Tokens:
                 raise ConfigError(f"BRIDGE_TOKENS_FILE {file}: {error}.") from None
         self._authentication_disabled = allow_unauthenticated and not self._valid
         if not self._authentication_disabled and not any(status.is_valid(time.time()) for status in self.statuses()):
-            fault = "every token has expired" if self._valid else "the file contains no token"
+            empty = "the file contains no token. Fix: write one token on each line"
+            fault = f"{ALL_EXPIRED}. Fix: {NEXT_STEP_EXPIRED}" if self._valid else empty
             raise ConfigError(
-                f"BRIDGE_TOKENS_FILE {file}: {fault}. Fix: write one token on each line, or set "
-                "BRIDGE_ALLOW_UNAUTHENTICATED=true to accept deliveries from anyone."
+                f"BRIDGE_TOKENS_FILE {file}: {fault}; or set BRIDGE_ALLOW_UNAUTHENTICATED=true to accept deliveries "
+                "from anyone."
             )
 
     @classmethod

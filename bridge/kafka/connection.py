@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import IncompatibleBrokerVersion, KafkaConnectionError, KafkaError
+from aiokafka.errors import IncompatibleBrokerVersion, KafkaConnectionError, KafkaError, NodeNotReadyError
 
 from bridge.kafka.client import ConnectionFailedError, client_options
 from bridge.kafka.diagnosis import explain
@@ -30,14 +30,24 @@ BROKER_SECONDS = 1.0
 
 @asynccontextmanager
 async def kafka_client(kafka: KafkaSettings) -> AsyncIterator[AIOKafkaClient]:
-    """Connect a client for the length of the block. Raises ConnectionFailedError when no broker responds."""
+    """Connect a client for the length of the block.
+
+    Raises ConnectionFailedError when no broker responds, or when a broker cannot be reached at the address that it
+    advertises.
+    """
     client = AIOKafkaClient(**client_options(kafka), request_timeout_ms=REQUEST_TIMEOUT_MS)
     try:
         try:
             await client.bootstrap()
         except (KafkaError, OSError, TimeoutError) as error:
             raise ConnectionFailedError(await explain(kafka, error)) from error
-        yield client
+        try:
+            yield client
+        except (KafkaConnectionError, NodeNotReadyError, TimeoutError) as error:
+            # The bootstrap server responds: the cause, if a new connection finds one, is an advertised address.
+            if cause := await explain(kafka):
+                raise ConnectionFailedError(cause) from error
+            raise
     finally:
         await client.close()
 

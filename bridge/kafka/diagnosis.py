@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiokafka.conn import AIOKafkaConnection, collect_hosts, create_conn
 from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
     IllegalSaslStateError,
     KafkaError,
     SaslAuthenticationFailed,
@@ -30,9 +31,9 @@ from bridge.kafka.client import client_options, describe_error
 if TYPE_CHECKING:
     from bridge.config.sections import KafkaSettings
 
-PROBE_SECONDS = 5.0
-"""Time limit of a diagnosis."""
-STEP_SECONDS = 3.0
+PROBE_SECONDS = 8.0
+"""Time limit of a diagnosis: a silent server takes three steps."""
+STEP_SECONDS = 2.0
 """Time limit of one step, after which the address counts as silent."""
 
 _SECURITY = "BRIDGE_KAFKA_SECURITY_PROTOCOL"
@@ -50,6 +51,10 @@ class Cause(NamedTuple):
 
 async def explain(kafka: KafkaSettings, error: BaseException | None = None) -> str:
     """Return the cause of a failed connection as one line; the error's own text if every step succeeds now."""
+    if isinstance(error, ClusterAuthorizationFailedError):  # of an idempotent producer's first request
+        user = f"user {kafka.sasl_username!r}" if kafka.sasl_username else "this client"
+        fix = "allow Write on the topics (deploy/kafka-acls.sh); before Kafka 2.8 also IdempotentWrite on the cluster"
+        return str(Cause(f"Kafka allows {user} to write to no topic", fix))
     try:
         async with asyncio.timeout(PROBE_SECONDS):
             causes = await asyncio.gather(*(_probe(kafka, *host[:2]) for host in collect_hosts(_servers(kafka))))
@@ -59,7 +64,8 @@ async def explain(kafka: KafkaSettings, error: BaseException | None = None) -> s
     if len(found) < len(causes):  # one address works: the others do not explain the error
         found = []
     if found:
-        return "; ".join(map(str, found))
+        details, fixes = ("; ".join(dict.fromkeys(texts)) for texts in zip(*found, strict=True))
+        return str(Cause(details, fixes))
     return describe_error(error) if error is not None else ""
 
 
@@ -95,7 +101,9 @@ async def _probe(kafka: KafkaSettings, host: str, port: int) -> Cause | None:
 async def _advertised(kafka: KafkaSettings, broker: dict[str, Any]) -> Cause | None:
     host, port = broker["host"], broker["port"]
     cause = await _reach(kafka, host, port, f"broker {broker['node_id']} advertises {host}:{port}, which")
-    return cause and cause._replace(fix=f"the broker's advertised.listeners, or this network's way to it ({cause.fix})")
+    return cause and cause._replace(
+        fix=f"correct the broker's advertised.listeners, or this machine's network ({cause.fix})"
+    )
 
 
 async def _reach(kafka: KafkaSettings, host: str, port: int, subject: str) -> Cause | None:
@@ -122,9 +130,12 @@ def _connection_cause(subject: str, error: OSError) -> Cause:
     match error:
         case ssl.SSLCertVerificationError():
             detail = f"presents a TLS certificate that fails verification: {error.verify_message}"
-            fix = "BRIDGE_KAFKA_SSL_CAFILE: the authority that signed the broker's certificate; the name must be in it"
+            fix = "set BRIDGE_KAFKA_SSL_CAFILE to the authority that signed the certificate; it must contain the host"
         case ssl.SSLError():
-            detail, fix = f"fails the TLS handshake: {error.reason or error}", f"{_SECURITY}, or the client's key"
+            detail, fix = (
+                f"fails the TLS handshake: {error.reason or error}",
+                f"correct {_SECURITY}, or the client's key",
+            )
         case ConnectionRefusedError():
             detail, fix = "refused the connection: no process listens there", "start Kafka, or correct the port"
         case TimeoutError():
@@ -148,17 +159,19 @@ async def _protocol_cause(kafka: KafkaSettings, host: str, port: int, error: Bas
     address, mechanism = f"{host}:{port}", kafka.sasl_mechanism
     match error:
         case SaslAuthenticationFailed() if mechanism == "OAUTHBEARER":
-            fix = f"a valid token in {kafka.sasl_oauth_token_file} (BRIDGE_KAFKA_SASL_OAUTH_TOKEN_FILE)"
+            fix = f"write a valid token to {kafka.sasl_oauth_token_file} (BRIDGE_KAFKA_SASL_OAUTH_TOKEN_FILE)"
             return Cause(f"Kafka at {address} rejected the OAuth token ({error})", fix)
         case SaslAuthenticationFailed():
             detail = f"Kafka rejected user {kafka.sasl_username!r}: wrong username or password (SASL {mechanism})"
-            return Cause(f"{detail} at {address}", "BRIDGE_KAFKA_SASL_USERNAME and BRIDGE_KAFKA_SASL_PASSWORD")
+            return Cause(f"{detail} at {address}", "correct BRIDGE_KAFKA_SASL_USERNAME and BRIDGE_KAFKA_SASL_PASSWORD")
         case UnsupportedSaslMechanismError():
-            return Cause(f"{address} does not support SASL {mechanism}", "BRIDGE_KAFKA_SASL_MECHANISM")
+            return Cause(f"{address} does not support SASL {mechanism}", "correct BRIDGE_KAFKA_SASL_MECHANISM")
         case IllegalSaslStateError():
-            return Cause(f"{address} does not use SASL", f"{_SECURITY}={kafka.security_protocol.removeprefix('SASL_')}")
+            return Cause(
+                f"{address} does not use SASL", f"set {_SECURITY}={kafka.security_protocol.removeprefix('SASL_')}"
+            )
         case OSError(filename=str() as file):
-            return Cause(f"{file} cannot be read: {error.strerror}", "BRIDGE_KAFKA_SASL_OAUTH_TOKEN_FILE")
+            return Cause(f"{file} cannot be read: {error.strerror}", "correct BRIDGE_KAFKA_SASL_OAUTH_TOKEN_FILE")
     return await _silence_cause(kafka, host, port, error)
 
 
@@ -166,11 +179,11 @@ async def _silence_cause(kafka: KafkaSettings, host: str, port: int, error: Base
     """Explain a connection that the other side closed or left without a response."""
     address = f"{host}:{port}"
     if "ssl_context" not in client_options(kafka) and await _uses_tls(host, port):
-        return Cause(f"{address} uses TLS, the bridge does not", f"{_SECURITY}=SSL or SASL_SSL")
+        return Cause(f"{address} uses TLS, the bridge does not", f"set {_SECURITY}=SSL or SASL_SSL")
     if isinstance(error, TimeoutError):
         return Cause(f"{address} accepts connections but Kafka does not respond", "check the broker's process and log")
     detail = f"{address} closed the connection during the first request ({describe_error(error)})"
-    return Cause(detail, f"{_SECURITY} must match the listener; it is {kafka.security_protocol}")
+    return Cause(detail, f"set {_SECURITY} to the listener's; it is {kafka.security_protocol}")
 
 
 async def _uses_tls(host: str, port: int) -> bool:

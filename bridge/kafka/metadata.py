@@ -45,7 +45,7 @@ class TopicState(NamedTuple):
 
     `no_leader`: `leaderless` partitions have no leader now. `unauthorized`: the client may not describe the topic or
     may not write to it. `writable`: None when the broker does not report it. `detail` names the cause and the next
-    step; it is empty when the topic is available.
+    step (`cause. Fix: step`); it is empty when the topic is available.
     """
 
     status: Status
@@ -125,7 +125,7 @@ async def topic_state(
         return {}
     response = await send_to_any(client, _TopicsRequest(topics), seconds)
     found = {topic["topic"]: _state(topic) for topic in response["topics"]}
-    return {name: found.get(name) or TopicState("missing", detail=_MISSING) for name in topics}
+    return {name: found.get(name) or TopicState("missing", detail=MISSING) for name in topics}
 
 
 async def request_creation(client: AIOKafkaClient, topics: Collection[str], seconds: float = STATE_SECONDS) -> None:
@@ -133,20 +133,22 @@ async def request_creation(client: AIOKafkaClient, topics: Collection[str], seco
     await send_to_any(client, _TopicsRequest(topics, create=True), seconds)
 
 
-_MISSING = "the topic does not exist: run `gumlet-bridge topics apply`"
-_NOT_DESCRIBABLE = "this user may not describe the topic: allow Describe and Write (kafka-acls --operation)"
-_NOT_WRITABLE = "this user may not write to the topic: allow Write (kafka-acls --operation Write)"
+MISSING = "the topic does not exist. Fix: `gumlet-bridge topics apply`"
+_NOT_DESCRIBABLE = "this user may not describe the topic. Fix: allow Describe and Write (kafka-acls --operation)"
+_NOT_WRITABLE = "this user may not write to the topic. Fix: allow Write (kafka-acls --operation Write)"
 
 
 def _state(topic: dict[str, Any]) -> TopicState:
     if (error := for_code(topic["error_code"])) is not NoError:
         fix = "correct BRIDGE_TOPICS_PREFIX" if error is InvalidTopicError else "see the brokers' log"
         failed: dict[type[Exception], TopicState] = {
-            UnknownTopicOrPartitionError: TopicState("missing", detail=_MISSING),
+            UnknownTopicOrPartitionError: TopicState("missing", detail=MISSING),
             TopicAuthorizationFailedError: TopicState("unauthorized", detail=_NOT_DESCRIBABLE),
-            LeaderNotAvailableError: TopicState("no_leader", detail="the topic has no leader yet: retry"),
+            LeaderNotAvailableError: TopicState(
+                "no_leader", detail="the topic has no leader yet. Fix: check that the brokers run"
+            ),
         }
-        return failed.get(error) or TopicState("error", detail=f"Kafka reports {error.__name__}: {fix}")
+        return failed.get(error) or TopicState("error", detail=f"Kafka reports {error.__name__}. Fix: {fix}")
     operations = topic["authorized_operations"]
     writable = None if operations == _NOT_REPORTED else bool(operations & _WRITE)
     count = len(topic["partitions"])
@@ -156,6 +158,6 @@ def _state(topic: dict[str, Any]) -> TopicState:
     if writable is False:
         return found._replace(status="unauthorized", detail=_NOT_WRITABLE)
     if leaderless:
-        detail = f"{len(leaderless)} of {count} partitions have no leader: check that their brokers run"
+        detail = f"{len(leaderless)} of {count} partitions have no leader. Fix: check that their brokers run"
         return found._replace(status="no_leader", detail=detail)
     return found

@@ -145,9 +145,11 @@ class Registry:
                 "signed its certificate, which must contain the host of BRIDGE_REGISTRY_URL."
             ) from error
         except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
+            refused = isinstance(getattr(error, "os_error", error), ConnectionRefusedError)
+            reason = "the connection was refused" if refused else str(error) or type(error).__name__
             raise RegistryError(
-                f"{self.url} does not respond: {error or type(error).__name__}. Fix: check that the registry runs, "
-                "BRIDGE_REGISTRY_URL and the network."
+                f"{self.url} does not respond: {reason}. Fix: check that the registry runs, BRIDGE_REGISTRY_URL and "
+                "the network."
             ) from error
         if response.status == HTTPStatus.OK:
             try:

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from aiokafka.errors import IncompatibleBrokerVersion
 from aiokafka.protocol.admin import DescribeConfigsRequest
 
+from bridge.errors import split_fix
 from bridge.kafka.connection import send_to_any
-from bridge.kafka.metadata import TopicState, topic_state
+from bridge.kafka.metadata import MISSING, TopicState, topic_state
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -36,6 +37,7 @@ RECORD_OVERHEAD_BYTES = 4096
 _SET_ON_THE_TOPIC = 1  # Kafka's ConfigSource DYNAMIC_TOPIC_CONFIG: the entry is the topic's own, not a default
 _UNLIMITED_MS = 2**63 - 1
 _MAX_BYTES = "max.message.bytes"
+_TOPIC, _ACCESS = "topic", "access"
 
 Kind = Literal["missing", "partitions", "replication", "config", "unreadable", "access"]
 
@@ -96,8 +98,15 @@ class TopicDifference(NamedTuple):
     fix: str
     blocking: bool = False
 
+    @property
+    def cause(self) -> str:
+        """What is wrong with the topic, without its name."""
+        if self.subject in (_TOPIC, _ACCESS):
+            return self.actual
+        return f"{self.subject} is {self.actual}, not {self.desired}"
+
     def __str__(self) -> str:
-        return f"{self.topic}: {self.subject} is {self.actual}, not {self.desired}. Fix: {self.fix}"
+        return f"{self.topic}: {self.cause}. Fix: {self.fix}"
 
 
 class TopicSurvey(NamedTuple):
@@ -109,7 +118,7 @@ class TopicSurvey(NamedTuple):
     @property
     def blocked(self) -> dict[str, str]:
         """The topics that must not be published to, each with the reason."""
-        return {difference.topic: str(difference) for difference in self.differences if difference.blocking}
+        return {found.topic: f"{found.cause}. Fix: {found.fix}" for found in self.differences if found.blocking}
 
 
 def max_record_bytes(max_body_bytes: int) -> int:
@@ -136,8 +145,8 @@ def compare(desired: Sequence[DesiredTopic], actual: Mapping[str, ActualTopic]) 
 def _differences(desired: DesiredTopic, actual: ActualTopic | None) -> Iterable[TopicDifference]:
     name = desired.name
     if actual is None:
-        fix = "`gumlet-bridge topics apply`"
-        yield TopicDifference("missing", name, "topic", "available", "missing", fix, blocking=True)
+        cause, fix = split_fix(MISSING)
+        yield TopicDifference("missing", name, _TOPIC, "available", cause, fix, blocking=True)
         return
     if desired.partitions is not None and desired.partitions != actual.partitions:
         fix = "`gumlet-bridge topics apply --add-partitions`; keys are then assigned to other partitions"
@@ -201,11 +210,10 @@ async def diff_topics(client: AIOKafkaClient, contract: Contract, settings: Sett
         name: ActualTopic(states[name].partitions, states[name].replication, values.get(name)) for name in existing
     }
     differences = [_with_state(difference, states[difference.topic]) for difference in compare(desired, actual)]
-    differences += [
-        TopicDifference("access", name, "access", "writable", "not writable", state.detail, blocking=True)
-        for name, state in states.items()
-        if state.writable is False
-    ]
+    for name, state in states.items():
+        if state.writable is False:
+            cause, fix = split_fix(state.detail)
+            differences.append(TopicDifference("access", name, _ACCESS, "writable", cause, fix, blocking=True))
     return TopicSurvey(differences, {name: TopicLimits.of(entries) for name, entries in values.items()})
 
 
@@ -214,7 +222,8 @@ def _with_state(difference: TopicDifference, state: TopicState) -> TopicDifferen
     if difference.kind != "missing" or state.status == "missing":
         return difference
     kind: Kind = "access" if state.status == "unauthorized" else "unreadable"
-    return difference._replace(kind=kind, actual=state.status.replace("_", " "), fix=state.detail)
+    cause, fix = split_fix(state.detail)
+    return difference._replace(kind=kind, actual=cause, fix=fix)
 
 
 class ConfigEntry(NamedTuple):

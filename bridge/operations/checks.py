@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import aiohttp
 
-from bridge.errors import BridgeError
+from bridge.errors import BridgeError, split_fix
 from bridge.ingress.tokens import Tokens
 from bridge.kafka.client import describe_error
 from bridge.kafka.connection import kafka_client
@@ -25,6 +25,8 @@ from bridge.operations.journal_reader import open_reader
 from bridge.operations.topic_reader import translate_kafka_errors
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from bridge.config.settings import Settings
     from bridge.contract.schemas import Contract
 
@@ -47,7 +49,7 @@ class Finding(NamedTuple):
 
 def failure(check: str, error: Exception, fix: str = "") -> Finding:
     """Return an error as a finding; the fix that it names replaces `fix`."""
-    detail, _, named = str(error).partition(" Fix: ")
+    detail, named = split_fix(str(error))
     return Finding(check, "failed", detail or type(error).__name__, named or fix)
 
 
@@ -59,7 +61,7 @@ def check_journal(settings: Settings) -> Finding:
         return Finding("journal", "failed", f"{existing} cannot be written", "BRIDGE_JOURNAL_DIR, or its permissions")
     free = shutil.disk_usage(existing).free
     if free < settings.journal.min_free_bytes:
-        detail = f"{directory}: {free >> 20} MiB free are less than min_free_bytes: deliveries get 503"
+        detail = f"{directory}: {free >> 20} MiB free on the disk are less than journal.min_free_bytes"
         return Finding("journal", "failed", detail, "free disk space, or set BRIDGE_JOURNAL_DIR to another disk")
     if free < settings.journal.max_bytes:
         detail = f"{directory}: {free >> 20} MiB free are less than journal.max_bytes"
@@ -81,7 +83,10 @@ def check_journal(settings: Settings) -> Finding:
 
 def check_tokens(settings: Settings) -> list[Finding]:
     """Check the expiry of each token that has one."""
-    tokens = Tokens.from_settings(settings)
+    try:
+        tokens = Tokens.from_settings(settings)
+    except BridgeError as error:
+        return [failure("tokens", error)]
     if tokens.authentication_disabled:
         return [Finding("tokens", "warning", "authentication is disabled", "BRIDGE_TOKENS or BRIDGE_TOKENS_FILE")]
     findings = []
@@ -109,8 +114,7 @@ async def check_kafka(settings: Settings, contract: Contract) -> list[Finding]:
         Finding(
             f"topics {found.topic}",
             "failed" if found.blocking else "warning",
-            f"{found.topic}: {found.subject} is {found.actual}, not {found.desired}"
-            + (": its events are parked" if found.blocking else ""),
+            f"{found.topic} is blocked: {found.cause}" if found.blocking else f"{found.topic}: {found.cause}",
             found.fix,
         )
         for found in differences
@@ -123,12 +127,11 @@ async def check_kafka(settings: Settings, contract: Contract) -> list[Finding]:
         findings.append(Finding("access", "not checked", "Kafka does not report this user's rights", fix))
     elif all(state.writable for state in states.values()):
         findings.append(Finding("access", "ok", f"this user may write to all {len(names)} topics"))
-    leaderless = [
-        Finding(f"leader {n}", "failed", f"{n}: {s.detail}", "start the brokers")
-        for n, s in states.items()
-        if s.status == "no_leader"
-    ]
-    return findings + leaderless
+    for name, state in states.items():
+        if state.status == "no_leader" and state.partitions:  # without partitions it is a difference already
+            cause, fix = split_fix(state.detail)
+            findings.append(Finding(f"topics {name}", "failed", f"{name} is blocked: {cause}", fix))
+    return findings
 
 
 async def check_registry(settings: Settings, contract: Contract) -> list[Finding]:
@@ -155,8 +158,11 @@ async def check_registry(settings: Settings, contract: Contract) -> list[Finding
     return [Finding("registry", "ok", f"{settings.registry.url} has all schemas")]
 
 
-async def check_daemon(settings: Settings) -> list[Finding]:
-    """Ask the running daemon on this machine for its problems, and for the rejections of the last hour."""
+async def check_daemon(settings: Settings, found: Sequence[Finding]) -> list[Finding]:
+    """Ask the running daemon on this machine for its problems, and for the rejections of the last hour.
+
+    A problem that is in `found` already, in the same words, is not repeated.
+    """
     host, port = settings.admin_address
     host = _ANY_ADDRESS.get(host, host)
     url = f"http://[{host}]:{port}/status" if ":" in host else f"http://{host}:{port}/status"
@@ -165,25 +171,24 @@ async def check_daemon(settings: Settings) -> list[Finding]:
             async with session.get(url) as response:
                 response.raise_for_status()
                 status = await response.json()
-            return list(_daemon_findings(status))
+            return _daemon_findings(status, found)
     except (aiohttp.ClientError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         detail = f"no daemon responds at {url} ({describe_error(error)}): its state could not be read"
         return [Finding("daemon", "not checked", detail, "start the daemon, or set BRIDGE_ADMIN_LISTEN to its address")]
 
 
-def _daemon_findings(status: dict[str, Any]) -> list[Finding]:
-    """Read the document of /status."""
+def _daemon_findings(status: dict[str, Any], found: Sequence[Finding]) -> list[Finding]:
+    """Read the document of /status; its conditions include each topic that has parked deliveries."""
     results: dict[str, Result] = {"failing": "failed", "degraded": "warning"}
     findings = [
-        Finding(
-            f"daemon {condition['component']}", results[condition["state"]], condition["cause"], condition["next_step"]
-        )
-        for condition in status["health"]
-        if condition["state"] in results
+        Finding(f"daemon {each['component']}", results[each["state"]], each["cause"], each["next_step"])
+        for each in status["health"]
+        if each["state"] in results and not any(each["cause"] in other.detail for other in found)
     ]
-    for topic, count in status["journal"]["parked"].items():
-        detail = f"{topic} is blocked: {count} deliveries are parked"
-        findings.append(Finding(f"daemon topic {topic}", "failed", detail, "`gumlet-bridge topics check`"))
+    if parked := {topic: count for topic, count in status["journal"]["parked"].items() if count}:
+        detail = "parked deliveries: " + ", ".join(f"{count} for {topic}" for topic, count in parked.items())
+        fix = "fix the topics; the deliveries are then published in order"
+        findings.append(Finding("daemon parked", "failed", detail, fix))
     for kind in ("rejections", "dead_letters"):
         if counts := {reason: count for reason, count in dict(status["last_hour"][kind]).items() if count}:
             detail = f"{kind.replace('_', ' ')} of the last hour: " + ", ".join(f"{n} {r}" for r, n in counts.items())

@@ -23,7 +23,7 @@ from bridge.queue.interface import Group
 from bridge.queue.journal import QUARANTINE_NAME
 from bridge.queue.log_reader import LogReader
 from bridge.queue.parked import DIRECTORY_NAME
-from bridge.queue.segment import Damage, Recovery, recover, segment_paths
+from bridge.queue.segment import Damage, Recovery, Segment, recover, segment_paths
 
 TAIL_ATTEMPTS = 10
 """Attempts to read the end of a log: while the daemon writes a frame, it looks interrupted."""
@@ -121,17 +121,24 @@ class JournalReader:
         self.problems += [self._problem(directory, each) for each in (*damages, *rest)]
 
     def _problem(self, directory: Path, damage: Damage) -> Problem:
-        label = "" if directory == self.directory else f"{directory.name}-"
-        copy = self.directory / QUARANTINE_NAME / f"{label}{damage.path.stem}@{damage.offset}"
         return Problem(
             str(damage.path),
             damage.offset,
             damage.length,
             damage.lost,
             damage.first_lost if damage.lost else None,
-            str(copy) if copy.exists() else None,
+            self._copy(directory, damage),
             damage.detail,
         )
+
+    def _copy(self, directory: Path, damage: Damage) -> str | None:
+        """Return the quarantined copy of damaged bytes, if the daemon has made one."""
+        prefix = "" if directory == self.directory else f"{directory.name}-"
+        with contextlib.suppress(OSError), contextlib.closing(Segment(self._files, damage.path)) as segment:
+            name = f"{prefix}{segment.range_name(damage.offset, damage.length)}"
+            if (copy := self.directory / QUARANTINE_NAME / name).exists():
+                return str(copy)
+        return None
 
     def summary(self, pending: int, parked: int) -> dict[str, Any]:
         """Return what has been checked."""

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import structlog
 from aiokafka.errors import KafkaError
 
+from bridge.errors import split_fix
 from bridge.kafka.client import describe_error
 from bridge.kafka.topics import TopicSurvey
 from bridge.publisher.backoff import backoff
@@ -30,6 +32,7 @@ PARKED_RETRY_BATCH = 500
 """Parked events sent at once."""
 PARKED_RETRY_FIRST_ATTEMPT = 3
 """The first pause is that of this attempt, about a second: each attempt costs a producer."""
+HINT = "the topic's events are parked until then, then published in order; other topics are unaffected"
 PROVISION_SECONDS = 60.0
 """Time limit for one attempt to create or verify the topics."""
 
@@ -89,9 +92,7 @@ class BlockedTopics:
         if topic in self._blocked or self._tasks is None:
             return
         self._blocked.add(topic)
-        hint = "its events are parked; other topics are unaffected"
-        _log.error("topic_blocked", topic=topic, detail=detail, hint=hint)
-        self._report(topic, detail)
+        self._report(topic, detail, "topic_blocked")
         task = self._tasks.create_task(self._retry_parked(topic), name=f"retry {topic}")
         self._retries.add(task)
         task.add_done_callback(self._retries.discard)
@@ -112,9 +113,12 @@ class BlockedTopics:
         """Count events that are parked now."""
         self._parking.subtract(outgoing.event.topic for outgoing in events)
 
-    def _report(self, topic: str, detail: str) -> None:
-        next_step = "gumlet-bridge topics check; the bridge retries and then publishes the parked events in order"
-        self._health.report(f"topic {topic}", "failing", f"{topic} is blocked: {detail}", next_step)
+    def _report(self, topic: str, detail: str, log_event: str = "topic_still_blocked") -> None:
+        cause, fix = split_fix(detail)
+        fix = fix or "`gumlet-bridge topics check`"
+        level = logging.ERROR if log_event == "topic_blocked" else logging.WARNING
+        _log.log(level, log_event, topic=topic, detail=cause, fix=fix, hint=HINT)
+        self._health.report(f"topic {topic}", "failing", f"{topic} is blocked: {cause}", f"{fix}; {HINT}")
 
     async def _retry_parked(self, topic: str) -> None:
         """Send the parked events of a topic, the oldest first, until none is left; then unblock the topic."""
@@ -125,7 +129,7 @@ class BlockedTopics:
                 await asyncio.sleep(backoff(attempt))
                 attempt += 1
                 if (reason := await self._blocking_reason(topic, producer)) is not None:
-                    self._report_failure(topic, reason)
+                    self._report(topic, reason)
                     continue
                 while parked := await self._queue.read_parked(topic, PARKED_RETRY_BATCH):
                     settled = await self._send_parked(topic, parked, producer)
@@ -148,10 +152,6 @@ class BlockedTopics:
             return (await self.check_topics(producer)).blocked.get(topic)
         except (KafkaError, OSError) as error:
             return describe_error(error)
-
-    def _report_failure(self, topic: str, detail: str) -> None:
-        _log.warning("topic_still_blocked", topic=topic, detail=detail, hint="retrying")
-        self._report(topic, detail)
 
     async def _send_parked(self, topic: str, parked: Sequence[Parked], producer: BatchProducer) -> list[Parked]:
         """Send parked deliveries once; return those that are settled: on Kafka, or parked for another topic."""
@@ -185,5 +185,5 @@ class BlockedTopics:
                     if topic != self._dead_letters.topic:
                         events.append(rejection.outgoing)
         if len(settled) < len(parked):
-            self._report_failure(topic, detail or "not confirmed")
+            self._report(topic, detail or "not confirmed")
         return [delivery for delivery in parked if delivery.number in settled]

@@ -18,6 +18,7 @@ import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
+from bridge.errors import split_fix
 from bridge.kafka.client import client_options
 from bridge.kafka.diagnosis import explain
 from bridge.publisher.backoff import backoff
@@ -49,10 +50,19 @@ class ConnectionState:
         self._health = health
         self.connected: bool | None = None
         self.restored = False
+        self._cause = ""  # of the outage, as logged last
 
     def report(self, fault: str | None) -> None:
-        """Record why Kafka does not respond, None when it does; a change is logged once."""
+        """Record why Kafka does not respond, None when it does; a change of state or of cause is logged once."""
         connected = fault is None
+        cause, fix = split_fix(fault or f"{self._servers} does not respond")
+        if not connected:
+            fix = fix or "check the brokers and BRIDGE_KAFKA_…"
+            if cause != self._cause:
+                log_event = "kafka_disconnected" if self.connected is not False else "kafka_still_disconnected"
+                _log.warning(log_event, bootstrap_servers=self._servers, detail=cause, fix=fix, hint="retrying")
+            self._health.report("kafka", "failing", cause, f"{fix}; the bridge retries")
+        self._cause = "" if connected else cause
         if connected is self.connected:
             return
         self.connected = self.restored = connected
@@ -60,10 +70,6 @@ class ConnectionState:
         if connected:
             _log.info("kafka_connected", bootstrap_servers=self._servers)
             self._health.report("kafka", "ok")
-        else:
-            _log.warning("kafka_disconnected", bootstrap_servers=self._servers, detail=fault, hint="retrying")
-            cause = f"{self._servers} does not respond: {fault or 'no connection'}"
-            self._health.report("kafka", "failing", cause, "check the brokers and BRIDGE_KAFKA_…; the bridge retries")
 
 
 class ProducerConnection:

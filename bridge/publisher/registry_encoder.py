@@ -15,7 +15,7 @@ import structlog
 
 from bridge.config.sections import RegistrySettings
 from bridge.contract.schemas import Contract, Topic
-from bridge.errors import RegistryError, RegistryIncompatible
+from bridge.errors import RegistryError, RegistryIncompatible, split_fix
 from bridge.event import Event
 from bridge.kafka.schema_registry import Registry, registry, subject_name, tls_context
 from bridge.kafka.wire_format import encode_guid_header, encode_id_prefix
@@ -65,10 +65,11 @@ class RegistryEncoder:
             try:
                 await self.resolve_all()
             except RegistryError as error:
+                cause, fix = split_fix(str(error))
                 if attempt == 0:
-                    _log.warning("schema_registry_unreachable", detail=str(error), hint="retrying; events are kept")
+                    _log.warning("schema_registry_unreachable", detail=cause, fix=fix, hint="retrying; events are kept")
                 self._failing = True
-                self._health.report("registry", "failing", str(error), "check BRIDGE_REGISTRY_…; the bridge retries")
+                self._health.report("registry", "failing", cause, f"{fix}; the bridge retries")
                 await asyncio.sleep(backoff(attempt))
                 attempt += 1
             else:

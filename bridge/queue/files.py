@@ -70,6 +70,10 @@ class Files:
         """Rename a file, replacing the target."""
         source.rename(target)
 
+    def link(self, source: Path, target: Path) -> None:
+        """Give a file a second name, which must not exist."""
+        target.hardlink_to(source)
+
     def unlink(self, path: Path) -> None:
         """Remove a file."""
         path.unlink()

@@ -31,7 +31,7 @@ from bridge.event import Delivery
 from bridge.queue.directory import lock_directory
 from bridge.queue.files import Files
 from bridge.queue.frame import State
-from bridge.queue.group_commit import OVERHEAD_BYTES, GroupCommit, rejection
+from bridge.queue.group_commit import DELIVERY_OVERHEAD_BYTES, GroupCommit
 from bridge.queue.interface import Group, Parked
 from bridge.queue.log import MIN_SEGMENT_BYTES, SEGMENT_BYTES, Log
 from bridge.queue.parked import ParkedLogs
@@ -96,14 +96,16 @@ class Journal:
                 ) from error
             try:
                 async with asyncio.TaskGroup() as tasks:
+                    commits = journal._commits
                     background = (
-                        tasks.create_task(journal._commits.watch(), name="journal writer"),
-                        tasks.create_task(journal._commits.keep_house(), name="journal housekeeping"),
+                        tasks.create_task(commits.commit(), name="journal commits"),
+                        tasks.create_task(commits.write_checkpoints(), name="journal checkpoints"),
+                        tasks.create_task(commits.keep_house(), name="journal housekeeping"),
                     )
                     try:
                         yield journal
                     finally:
-                        await journal._commits.finish()
+                        await commits.finish()
                         for task in background:
                             task.cancel()
             finally:
@@ -118,8 +120,7 @@ class Journal:
 
     def _on_damage(self, damage: Damage) -> None:
         """Count and log damage; called from any thread."""
-        known = damage.copy is not None and not damage.length
-        self._metrics.record_journal_damage(damage.lost, damage.length, known=known)
+        self._metrics.record_journal_damage(damage.lost, damage.length, repeated=damage.repeated)
         _log.error(
             "journal_deliveries_lost" if damage.lost else "journal_corrupted",
             segment=str(damage.path),
@@ -138,25 +139,26 @@ class Journal:
 
         Raises DeliveryRejected at once when the journal has no capacity.
         """
-        size = len(delivery.body) + OVERHEAD_BYTES
-        if (rejection := self._capacity_error(size)) is not None:
-            raise rejection
+        size = len(delivery.body) + DELIVERY_OVERHEAD_BYTES
+        if (error := self._capacity_error(size)) is not None:
+            raise error
         return self._commits.add(delivery)
 
     def check_capacity(self, size: int) -> DeliveryRejected | None:
         """Return why a delivery of this size would be rejected now; None when it could be made durable."""
         if self._commits.failure is not None:
-            return rejection(self._commits.failure)
-        return self._capacity_error(size + OVERHEAD_BYTES)
+            return self._commits.rejection()
+        return self._capacity_error(size + DELIVERY_OVERHEAD_BYTES)
 
     def _capacity_error(self, size: int) -> DeliveryRejected | None:
         commits, limits, count = self._commits, self._limits, self._commits.count
         if count >= limits.max_pending or commits.pending_bytes + size > limits.max_pending_bytes:
             return DeliveryRejected("queue_full", f"{count} deliveries wait for the disk")
         if (held := self.size_bytes) + size > self._settings.max_bytes:
-            return DeliveryRejected("journal_full", f"the journal holds {held} bytes of {self._settings.max_bytes}")
+            detail = f"the journal holds {held >> 20} of {self._settings.max_bytes >> 20} MiB (journal.max_bytes)"
+            return DeliveryRejected("journal_full", detail)
         if commits.free_bytes < self._settings.min_free_bytes:
-            detail = f"the disk has {commits.free_bytes} bytes free, less than {self._settings.min_free_bytes}"
+            detail = f"{commits.free_bytes >> 20} MiB free on the disk are less than journal.min_free_bytes"
             return DeliveryRejected("disk_full", detail)
         return None
 
@@ -270,7 +272,7 @@ class Journal:
         for topic, delivery in parked:
             topics.setdefault(topic, []).append(delivery)
         for topic, deliveries in topics.items():
-            while not await self._commits.write(partial(self._parked.append, topic, deliveries)):  # noqa: ASYNC110
+            while not await self._commits.write_parked(partial(self._parked.append, topic, deliveries)):  # noqa: ASYNC110
                 await asyncio.sleep(RETRY_SECONDS)  # a disk signals nothing
 
     async def read_parked(self, topic: str, limit: int) -> list[Parked]:
@@ -286,4 +288,4 @@ class Journal:
         for name, done in numbers.items():
             if (topic := self._parked.topic(name)) is not None:
                 topic.unpark(done)
-        await self._commits.write(partial(self._parked.checkpoint, list(numbers)))
+        await self._commits.write_parked(partial(self._parked.checkpoint, list(numbers)))

@@ -2,7 +2,7 @@
 
 Public interface (all of it blocks; one thread calls everything but `reader()`'s object, which has its own files):
 
-    log = Log(directory, quarantine, report, files=Files(), segment_bytes=..., label="")     # opens; see below
+    log = Log(directory, quarantine, report, files=Files(), segment_bytes=..., prefix="")     # opens; see below
     group = log.append(deliveries)        # durable when it returns; OSError: nothing of it may be acknowledged
     log.settle(State(upto, total, oldest_ms))   # in memory, from any thread: carried by the next frame
     log.checkpoint()                      # write and sync a frame without deliveries, if there is anything to record
@@ -13,7 +13,7 @@ Public interface (all of it blocks; one thread calls everything but `reader()`'s
 
 Opening reads the segments, reports and quarantines damage, and never writes to an existing segment: the first frame
 of each process begins a new one. `report` gets a `segment.Damage` for all damage that the log or its readers find,
-after its bytes were copied to `quarantine/<label><segment>@<offset>`.
+after its bytes were copied to `quarantine/<prefix><segment>@<offset>-<checksum>`.
 
 Invariants:
 1. When `append` returns, its frame and everything needed to find it are synced.
@@ -43,7 +43,7 @@ from bridge.queue.frame import (
 )
 from bridge.queue.interface import Group
 from bridge.queue.log_reader import LogReader
-from bridge.queue.segment import CHUNK_BYTES, Damage, Segment, recover
+from bridge.queue.segment import Damage, Segment, recover
 
 SEGMENT_BYTES = 64 * 1024 * 1024
 MIN_SEGMENT_BYTES = 64 * 1024
@@ -64,7 +64,7 @@ class Log:
         *,
         files: Files | None = None,
         segment_bytes: int = SEGMENT_BYTES,
-        label: str = "",
+        prefix: str = "",
     ) -> None:
         """Open the log, creating the directory. Raises OSError, or UnsupportedJournalVersion."""
         self.last = self.total = self.abandoned = 0
@@ -74,9 +74,9 @@ class Log:
         self._report = report
         self._files = files or Files()
         self._segment_bytes = segment_bytes
-        self._label = label
+        self._prefix = prefix
         self._segments: list[int] = []
-        self._kept: set[int] = set()
+        self._preserved: set[int] = set()
         self._descriptor: int | None = None
         self._size = self._offset = 0
         self._recorded = self.state
@@ -116,14 +116,16 @@ class Log:
         """Note up to where everything is on Kafka; the next frame records it."""
         self.state = state
 
-    def checkpoint(self, *, force: bool = False) -> None:
-        """Record the state in a frame without deliveries, if it is not recorded yet.
+    def checkpoint(self, *, force: bool = False) -> bool:
+        """Record the state in a frame without deliveries, if it is not recorded yet; return whether one was written.
 
         That frame also confirms the deliveries before it: without it, damage to the last frame would look like
         a write that a power cut interrupted, and the number of lost deliveries would not be known.
         """
-        if force or self._recorded != self.state or not self._confirmed:
+        needed = force or self._recorded != self.state or not self._confirmed
+        if needed:
             self._write(0, self.total, 0, b"")
+        return needed
 
     def _write(self, count: int, total: int, received_ms: int, payload: bytes) -> None:
         state = self.state
@@ -161,19 +163,22 @@ class Log:
         size = max(limit, PREAMBLE_BYTES + HEADER_BYTES + needed + RESERVED_BYTES)
         head = encode_frame(first, PREAMBLE_BYTES, 0, first, self.total, 0, state, b"")
         descriptor = self._files.create(new)
+        replaces = False
         try:
             self._files.fallocate(descriptor, size)
             self._files.pwrite(descriptor, encode_preamble(first, size) + head, 0)
             self._files.fsync(descriptor)
-            if first in self._kept:
-                self._move_to_quarantine(path)
+            if first in self._preserved:
+                self._files.link(path, self._quarantine_path(path))
+                self._preserved.discard(first)
+            replaces = True
             self._files.rename(new, path)
             self._files.fsync_directory(self._directory)
         except OSError:
             self._files.close(descriptor)
             with contextlib.suppress(OSError):
                 self._files.unlink(new)
-            if path.name in self._files.entries(self._directory):
+            if replaces and path.name in self._files.entries(self._directory):
                 self.abandoned += 1
                 self.close()
             raise
@@ -194,8 +199,8 @@ class Log:
         while len(self._segments) > 1 and self._segments[1] - 1 <= settled:
             path = self._path(self._segments[0])
             try:
-                if self._segments[0] in self._kept:
-                    self._move_to_quarantine(path)
+                if self._segments[0] in self._preserved:
+                    self._files.rename(path, self._quarantine_path(path))
                 else:
                     self._files.unlink(path)
             except FileNotFoundError:
@@ -210,11 +215,11 @@ class Log:
     def _recover(self) -> None:
         """Take the log's state from its files; quarantine what is not a segment, report what is damaged."""
         found = recover(self._files, self._directory, sync=True)
-        for damage in found.not_segments:
-            self._report(damage._replace(copy=self._move_to_quarantine(damage.path)))
-        self._segments, self._kept = found.segments, found.unreadable
+        self._segments, self._preserved = found.segments, found.unreadable
         self.last, self.total, self.state = found.last, found.total, found.state
         self._recorded, self._oldest_ms, self._confirmed = found.state, found.state.oldest_ms, found.confirmed
+        for damage in found.not_segments:
+            self._quarantine_file(damage)
         for damage in found.damage:
             self._on_damage(damage)
         if found.end:
@@ -223,39 +228,47 @@ class Log:
     # Damage.
 
     def _on_damage(self, damage: Damage) -> None:
-        """Copy the damaged bytes to quarantine and report them; without a loss, the same bytes only once."""
-        target = self._quarantine / f"{self._label}{damage.path.stem}@{damage.offset}"
-        if damage.length and target.exists():
-            if not damage.lost:
-                return
-            damage = damage._replace(copy=target, length=0)
-        elif damage.length:
+        """Copy the damaged bytes to quarantine and report them; the same bytes again only with what they cost."""
+        if damage.length:
             try:
-                self._copy(damage, target)
-                damage = damage._replace(copy=target)
+                damage = self._copy(damage)
             except OSError:
-                self._kept.add(int(damage.path.stem))
-        self._report(damage)
+                self._preserved.add(int(damage.path.stem))
+        if damage.lost or not damage.repeated:
+            self._report(damage)
 
-    def _copy(self, damage: Damage, target: Path) -> None:
+    def _copy(self, damage: Damage) -> Damage:
+        """Return the damage with the quarantined copy of its bytes, made unless it exists."""
         self._files.mkdir(self._quarantine)
-        part = target.with_name(f"{target.name}.part")
         with contextlib.closing(Segment(self._files, damage.path)) as segment:
+            target = self._quarantine / f"{self._prefix}{segment.range_name(damage.offset, damage.length)}"
+            if target.exists():
+                return damage._replace(copy=target, repeated=True)
+            part = target.with_name(f"{target.name}.part")
             descriptor = self._files.create(part)
             try:
-                for at in range(0, damage.length, CHUNK_BYTES):
-                    size = min(CHUNK_BYTES, damage.length - at)
-                    self._files.pwrite(descriptor, bytes(segment.read(damage.offset + at, size)), at)
+                for at, chunk in segment.chunks(damage.offset, damage.length):
+                    self._files.pwrite(descriptor, chunk, at - damage.offset)
                 self._files.fsync(descriptor)
             finally:
                 self._files.close(descriptor)
         self._files.rename(part, target)
+        return damage._replace(copy=target)
 
-    def _move_to_quarantine(self, path: Path) -> Path:
+    def _quarantine_file(self, damage: Damage) -> None:
+        """Move a file that is not a segment to quarantine, and report it."""
+        try:
+            target = self._quarantine_path(damage.path)
+            self._files.rename(damage.path, target)
+            damage = damage._replace(copy=target)
+        except OSError:
+            self._preserved.add(int(damage.path.stem))
+        self._report(damage)
+
+    def _quarantine_path(self, path: Path) -> Path:
+        """Return an unused name in quarantine for a whole file."""
         self._files.mkdir(self._quarantine)
-        target = self._quarantine / f"{self._label}{path.name}"
+        target = self._quarantine / f"{self._prefix}{path.name}"
         while target.exists():
             target = target.with_name(f"{target.name}+")
-        with contextlib.suppress(OSError):
-            self._files.rename(path, target)
         return target

@@ -115,7 +115,7 @@ class ParkedLogs:
             self._report,
             files=self._files,
             segment_bytes=self._segment_bytes,
-            label=f"{name}-",
+            prefix=f"{name}-",
         )
         self._topics[topic] = opened = ParkedTopic(topic, log)
         return opened

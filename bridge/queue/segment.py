@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -40,7 +41,8 @@ _NAME = re.compile(r"\d{20}\.log", re.ASCII)
 class Damage(NamedTuple):
     """A damaged byte range, and the deliveries lost with it: `lost` of them, from `first_lost` on.
 
-    Without a range (`length` 0) frames are missing altogether. `path` is the segment, `copy` the quarantined bytes.
+    Without a range (`length` 0) frames are missing altogether. `path` is the segment, `copy` the quarantined bytes,
+    which had been copied before if it is `repeated`.
     """
 
     path: Path
@@ -50,6 +52,7 @@ class Damage(NamedTuple):
     lost: int
     detail: str
     copy: Path | None = None
+    repeated: bool = False
 
 
 class Segment:
@@ -90,6 +93,18 @@ class Segment:
         if start < 0 or start + size > len(self._buffer):
             self._buffer, self._buffer_offset, start = self._pread(max(size, CHUNK_BYTES), offset), offset, 0
         return memoryview(self._buffer)[start : start + size]
+
+    def chunks(self, offset: int, length: int) -> Iterator[tuple[int, bytes]]:
+        """Yield a byte range in pieces, each with its offset."""
+        for at in range(offset, offset + length, CHUNK_BYTES):
+            yield at, bytes(self.read(at, min(CHUNK_BYTES, offset + length - at)))
+
+    def range_name(self, offset: int, length: int) -> str:
+        """Return a name for the content of a byte range: the same place with the same bytes has the same name."""
+        checksum = 0
+        for _, chunk in self.chunks(offset, length):
+            checksum = zlib.crc32(chunk, checksum)
+        return f"{self.path.stem}@{offset}-{checksum:08x}"
 
     def _pread(self, size: int, offset: int) -> bytes:
         try:

@@ -7,6 +7,7 @@ daemon's state is a check (`add_check`), evaluated by `conditions`. Reporting ne
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -18,6 +19,8 @@ State = Literal["ok", "degraded", "failing"]
 MAX_CAUSE_CHARS = 500
 """Longest cause kept: it can quote a broker or a registry."""
 _SEVERITY = {"failing": 0, "degraded": 1, "ok": 2}
+
+_DIGITS = re.compile(r"\d+")
 
 _log = structlog.stdlib.get_logger()
 
@@ -69,7 +72,10 @@ class Health:
         self._checks[component] = check
 
     def conditions(self) -> list[Condition]:
-        """Evaluate the checks; return all conditions, the worst and oldest first. A changed check is logged."""
+        """Evaluate the checks; return all conditions, the worst and oldest first.
+
+        A check whose state or cause has changed is logged; a number in the cause may change without a log line.
+        """
         for component, check in self._checks.items():
             before = self._conditions.get(component)
             try:
@@ -78,7 +84,7 @@ class Health:
                 finding = Finding("degraded", f"the check failed: {error!r}", "report this as a bug of the bridge")
             state, cause, next_step = finding or Finding("ok", "", "")
             self.report(component, state, cause, next_step)
-            if state != (before.state if before else "ok"):
+            if _DIGITS.sub("", state + cause) != _DIGITS.sub("", before.state + before.cause if before else "ok"):
                 log = _log.info if state == "ok" else _log.warning
                 log("health_changed", component=component, state=state, detail=cause, hint=next_step)
         return sorted(self._conditions.values(), key=_rank)

@@ -166,11 +166,12 @@ class Metrics:
         self._recent.record_commit(deliveries[0].received_ms, deliveries[-1].received_ms, time.time() * 1000)
 
     @never_raise
-    def record_journal_damage(self, lost: int, size: int, *, known: bool = False) -> None:
-        """Count a corrupted place in the journal, unless it is `known`: its bytes, and deliveries lost with it."""
-        self.journal_damaged.inc(not known)
+    def record_journal_damage(self, lost: int, size: int, *, repeated: bool = False) -> None:
+        """Count deliveries lost in a corrupted place of the journal and, unless it is `repeated`, the place itself."""
         self.journal_missing.inc(lost)
-        self._quarantined_bytes.inc(size)
+        if not repeated:
+            self.journal_damaged.inc()
+            self._quarantined_bytes.inc(size)
 
     @never_raise
     def record_abandoned_segments(self, count: int) -> None:

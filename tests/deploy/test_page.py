@@ -14,6 +14,7 @@ import pytest
 from tests.deploy.browser import Browser, chromium
 from tests.deploy.external_tools import ROOT
 from tests.support.brokers import Broker
+from tests.support.brokers.apache import free_port
 from tests.support.daemon import TOKEN, Daemon, request, wait_for
 
 AXE = ROOT / "tests" / "node" / "node_modules" / "axe-core" / "axe.min.js"
@@ -80,6 +81,37 @@ def test_banner_names_cause_and_next_step_while_kafka_is_unreachable(browser: Br
         assert "failing" in browser.run("return document.getElementById('banner').className")
         state = daemon.status()
         assert browser.text("#state") == f"{state['health'][0]['component']}: failing"
+
+
+def test_page_says_first_which_topic_is_blocked_and_why(browser: Browser, apache_kafka: Broker, tmp_path: Path) -> None:
+    """The banner begins with the blocked topic, its cause and the command; the figures show that events are pending."""
+    topic = "blocked.video.status.ready"
+    with Daemon(tmp_path, apache_kafka.bootstrap_servers, "blocked.", topics_provision="verify") as daemon:
+        browser.open(daemon.admin + "/")
+        assert daemon.post(EXAMPLE.read_bytes()).status == 200
+        wait_for(lambda: daemon.status()["journal"]["parked"] == {topic: 1}, what="the parked delivery")
+        wait_for(lambda: browser.text("#pending") == "1", what="the pending delivery")
+        assert re.fullmatch(r"topic blocked\..*: failing", browser.text("#state"))
+        assert f"{topic} is blocked: the topic does not exist" in browser.text("#problems")
+        assert "gumlet-bridge topics apply" in browser.text("#problems")
+        assert browser.text("#blocked") not in ("none", "")
+        assert browser.text("#kafka") == "connected"
+
+
+def test_page_shows_that_the_registry_is_unreachable(
+    browser: Browser, embedded_broker: Broker, prefix: str, tmp_path: Path
+) -> None:
+    """The banner names the registry's URL and the setting; Kafka is shown as connected meanwhile."""
+    url = f"http://127.0.0.1:{free_port()}"
+    settings = {"registry_url": url, "registry_wire_format": "confluent", "topics_provision": "create"}
+    with Daemon(tmp_path, embedded_broker.bootstrap_servers, prefix, **settings) as daemon:
+        browser.open(daemon.admin + "/")
+        assert daemon.post(EXAMPLE.read_bytes()).status == 200
+        wait_for(lambda: "registry (failing)" in browser.text("#problems"), what="the banner")
+        assert f"{url} does not respond: the connection was refused" in browser.text("#problems")
+        assert "BRIDGE_REGISTRY_URL" in browser.text("#problems")
+        assert browser.text("#registry") == "unreachable"
+        assert browser.text("#kafka") == "connected"
 
 
 def test_page_without_deliveries_shows_a_command_that_sends_one(browser: Browser, daemon: Daemon) -> None:

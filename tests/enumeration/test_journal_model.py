@@ -12,6 +12,7 @@ import contextlib
 import errno
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,10 +43,40 @@ STEPS = 30
 
 
 class FaultyFiles(UnsyncedFiles):
-    """Files of a disk on which the next calls fail: syncs with EIO, new segments with ENOSPC."""
+    """Files of a disk on which the next calls fail: syncs with EIO, new segments with ENOSPC.
 
-    failing = 0
-    full = False
+    A copy of the directory that is made with `lock` held is one that a kill can leave: no change is half done in it.
+    """
+
+    def __init__(self) -> None:
+        self.failing = 0
+        self.full = False
+        self.lock = threading.Lock()
+
+    def create(self, path: Path) -> int:
+        """Create, with the lock held."""
+        with self.lock:
+            return super().create(path)
+
+    def pwrite(self, descriptor: int, data: bytes, offset: int) -> None:
+        """Write, with the lock held."""
+        with self.lock:
+            super().pwrite(descriptor, data, offset)
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Rename, with the lock held."""
+        with self.lock:
+            super().rename(source, target)
+
+    def unlink(self, path: Path) -> None:
+        """Remove, with the lock held."""
+        with self.lock:
+            super().unlink(path)
+
+    def truncate(self, path: Path, size: int) -> None:
+        """Cut, with the lock held."""
+        with self.lock:
+            super().truncate(path, size)
 
     def fsync(self, descriptor: int) -> None:
         """Fail while failures are left."""
@@ -203,7 +234,8 @@ class JournalMachine(RuleBasedStateMachine):
         self._heal()
         self.runs += 1
         copy = self.root / str(self.runs)
-        shutil.copytree(self.directory, copy)
+        with self.files.lock:  # the writer thread may be recording what was settled
+            shutil.copytree(self.directory, copy)
         self.runner.run(self.stack.aclose())
         self.open(copy)
         self._check(repeats=True)

@@ -104,7 +104,7 @@ def delivery(number: int, size: int) -> Delivery:
 
 def open_log(root: Path, name: str, files: Files, report: Callable[[Damage], None]) -> Log:
     """Open one of the two logs below a directory."""
-    return Log(root / name, root / "quarantine", report, files=files, segment_bytes=SEGMENT_BYTES, label=f"{name}-")
+    return Log(root / name, root / "quarantine", report, files=files, segment_bytes=SEGMENT_BYTES, prefix=f"{name}-")
 
 
 def steady(script: Script) -> None:

@@ -15,8 +15,9 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from bridge.contract.schemas import Contract
+from bridge.devtools.load_generator import ATTEMPTS
 from tests.support.brokers import ApacheKafka, Broker
-from tests.support.daemon import TOKEN, Daemon, Load, wait_for
+from tests.support.daemon import START_SECONDS, TOKEN, Daemon, Load, wait_for
 from tests.support.delivery_checker import assert_no_loss, read_all, schema_violations, verify_delivery
 
 
@@ -111,10 +112,13 @@ async def test_sigterm_under_load(apache_kafka: Broker, tmp_path: Path, prefix: 
 async def test_kill_nine_ten_times(apache_kafka: Broker, tmp_path: Path, prefix: str) -> None:
     """Killed at random moments under load, start-up included, the bridge loses nothing and keeps each asset's order."""
     moments = random.Random(6)
+    # A delivery is given up after 48 attempts: they must last for two starts on a busy machine, and each time that the
+    # daemon runs must be long enough for an attempt of every delivery.
+    retry_after = 2 * START_SECONDS / ATTEMPTS
     with Daemon(tmp_path, apache_kafka.bootstrap_servers, prefix) as daemon:
-        with Load(daemon, tmp_path, count=8000, seed=6) as load:
+        with Load(daemon, tmp_path, count=8000, seed=6, rate=500, **{"retry-after": retry_after}) as load:
             for round_ in range(10):
-                time.sleep(moments.uniform(0.05, 0.6))
+                time.sleep(retry_after + moments.uniform(0.05, 0.6))
                 daemon.kill()
                 if round_ % 3 == 2:  # and once more while it starts
                     process = daemon.spawn()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -125,6 +126,19 @@ def test_a_daemon_names_the_cause_when_kafka_refuses_the_connection(tmp_path: Pa
         assert f"{address} refused the connection" in line["detail"]
         (kafka,) = [entry for entry in daemon.status()["health"] if entry["component"] == "kafka"]
         assert "refused the connection" in kafka["cause"]
+
+
+def test_a_daemon_names_the_new_cause_when_the_failure_of_kafka_changes(tmp_path: Path, prefix: str) -> None:
+    """Log and /status do not keep the first cause; the outage itself is logged once."""
+    port = free_port()
+    with Daemon(tmp_path, f"127.0.0.1:{port}", prefix) as daemon:
+        wait_for(lambda: daemon.logged("kafka_disconnected"), 10, "the log line")
+        with socket.create_server(("127.0.0.1", port)):  # accepts connections and never responds
+            wait_for(lambda: daemon.logged("kafka_still_disconnected"), 60, "the new cause")
+            (kafka,) = [entry for entry in daemon.status()["health"] if entry["component"] == "kafka"]
+            assert "does not respond" in kafka["cause"]
+            assert daemon.logged("kafka_still_disconnected")[-1]["detail"] == kafka["cause"]
+        assert len(daemon.logged("kafka_disconnected")) == 1
 
 
 def test_a_daemon_names_the_cause_when_kafka_rejects_the_password(

@@ -13,6 +13,7 @@ from bridge.config.sections import KafkaSettings
 from bridge.kafka.client import ConnectionFailedError
 from bridge.kafka.connection import kafka_client
 from bridge.kafka.diagnosis import explain
+from bridge.kafka.metadata import topic_state
 from tests.support.brokers.apache import free_port
 from tests.support.brokers.guarded import UNRESOLVABLE
 
@@ -103,9 +104,10 @@ async def test_plaintext_on_a_tls_listener_is_named(guarded_kafka: GuardedKafka)
 
 async def test_an_advertised_name_that_does_not_resolve_is_named(guarded_kafka: GuardedKafka) -> None:
     """The bootstrap server responds; the address that it advertises is the cause."""
-    async with kafka_client(KafkaSettings(bootstrap_servers=guarded_kafka.unresolvable)):
-        pass  # the bootstrap connection itself works
-    text = await explain(KafkaSettings(bootstrap_servers=guarded_kafka.unresolvable))
+    with pytest.raises(ConnectionFailedError) as failed:
+        async with kafka_client(KafkaSettings(bootstrap_servers=guarded_kafka.unresolvable)) as client:
+            await topic_state(client, ["a"])  # the bootstrap connection itself works
+    text = str(failed.value)
     assert f"broker 1 advertises {UNRESOLVABLE}:9092, which cannot be resolved" in text
     assert "advertised.listeners" in text
 

@@ -168,7 +168,7 @@ async def test_verify_blocks_only_topics_that_endanger_events(
     lines = [str(difference) for difference in survey.differences]
     assert len(lines) == 5
     for line in (
-        "video.status.ready: topic is missing",
+        "video.status.ready: the topic does not exist",
         "dead-letter: partitions is 7, not 3. Fix: Kafka cannot remove partitions",
         "dead-letter: replication factor is 1, not 2",
         "dead-letter: cleanup.policy is compact, not delete",

@@ -110,7 +110,7 @@ def test_no_valid_token_is_failing_and_an_expiry_within_seven_days_is_degraded(s
     scene.tokens = [TokenStatus("new", now + 6.5 * DAY, None)]
     assert scene.problem() == ("tokens", "degraded", "the token new expires in 6 days")
     scene.tokens = [TokenStatus("old", now - 1, None)]
-    assert scene.problem() == ("tokens", "failing", "no token is valid: every delivery gets 401")
+    assert scene.problem() == ("tokens", "failing", "every token has expired: deliveries get 401")
 
 
 def test_disabled_authentication_is_degraded() -> None:

@@ -41,6 +41,19 @@ def test_predecessors_of_received_events_are_missing() -> None:
     assert build_timeline(events("created", "errored"))[1] == []
 
 
+def test_processed_and_optimized_are_of_one_rank_before_ready() -> None:
+    """Either may be received first and neither is missing; after `ready` each is out of order."""
+    for first, second in (("processed", "optimized"), ("optimized", "processed")):
+        lines = events("created", "downloaded", "stream_ready", first, second, "ready")
+        timeline, missing = build_timeline(lines)
+        assert ({line["note"] for line in timeline}, missing) == ({""}, [])
+    timeline, missing = build_timeline(events("created", "ready", "processed"))
+    assert timeline[-1]["note"] == "out of order: received after ready"
+    assert build_timeline(events("processed"))[1] == [
+        f"video.status.{state}" for state in ("created", "downloaded", "stream_ready")
+    ]
+
+
 def test_disorder_and_duplicates_are_noted() -> None:
     """An event after a later state is out of order; the same id again is a duplicate."""
     lines = events("created", "stream_ready", "downloaded")

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from bridge.config.sections import JournalSettings, QueueSettings
 from bridge.errors import BridgeError, DeliveryRejected, JournalLocked, UnsupportedJournalVersion
@@ -286,25 +287,113 @@ async def test_a_full_disk_is_named(tmp_path: Path) -> None:
         assert rejected.value.reason == "disk_full"
 
 
-async def test_an_exception_in_the_writer_thread_ends_the_journal(tmp_path: Path) -> None:
-    """Without its writer no delivery can be acknowledged: the pending ones are rejected, and the block is left."""
+def broken(_: str) -> None:
+    """Fail as a bug would: not with OSError."""
+    raise ZeroDivisionError
+
+
+async def test_when_the_writer_fails_all_appends_are_rejected_and_the_journal_ends(tmp_path: Path) -> None:
+    """The pending deliveries and all later ones are rejected, nothing waits forever, and the task group raises."""
     files = FaultyFiles()
-
-    def broken(_: str) -> None:
-        raise ZeroDivisionError
-
-    ended: list[asyncio.Future[None]] = []
+    futures: list[asyncio.Future[None]] = []
 
     async def run() -> None:
         async with Journal.open(settings(tmp_path), Metrics(), files=files) as opened:
             files.fault = broken
-            ended.append(opened.append(delivery(0)))
-            await asyncio.sleep(10)
+            futures.append(opened.append(delivery(0)))
+            await asyncio.sleep(0)
+            futures.append(opened.append(delivery(1)))
+            try:
+                await asyncio.sleep(10)
+            finally:
+                rejection = opened.check_capacity(0)
+                assert rejection is not None
+                assert rejection.reason == "journal_unavailable"
+                with pytest.raises(DeliveryRejected):
+                    await opened.append(delivery(2))
 
     with pytest.raises(ExceptionGroup) as raised:
+        async with asyncio.timeout(5):
+            await run()
+    assert raised.group_contains(RuntimeError, match="journal's writer")
+    assert [type(future.exception()) for future in futures] == [DeliveryRejected] * 2
+
+
+async def test_when_the_writer_fails_while_parking_the_caller_does_not_wait(tmp_path: Path) -> None:
+    """The publisher gets the exception and ends, instead of waiting for a thread that runs no more jobs."""
+    files = FaultyFiles()
+
+    async def run() -> None:
+        async with asyncio.timeout(5), Journal.open(settings(tmp_path), Metrics(), files=files) as opened:
+            await opened.append(delivery(0))
+            (group,) = await read(opened, 1)
+            files.fault = broken
+            await opened.settle_and_park(group, [("t", delivery(0))])
+
+    with pytest.raises(ExceptionGroup):
         await run()
-    assert raised.group_contains(RuntimeError, match="writer thread ended")
-    assert isinstance(ended[0].exception(), DeliveryRejected)
+
+
+async def test_when_a_commit_cannot_be_completed_its_deliveries_are_rejected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exception in the event loop after the sync ends the journal too; no request waits for its response."""
+    futures: list[asyncio.Future[None]] = []
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    async def run() -> None:
+        metrics = Metrics()
+        monkeypatch.setattr(metrics, "record_commit", fail)
+        async with Journal.open(settings(tmp_path), metrics) as opened:
+            futures.append(opened.append(delivery(0)))
+            await asyncio.sleep(0)
+            futures.append(opened.append(delivery(1)))
+            await asyncio.sleep(10)
+
+    with pytest.raises(ExceptionGroup):
+        async with asyncio.timeout(5):
+            await run()
+    assert futures[0].exception() is None, "it is on disk"
+    assert isinstance(futures[1].exception(), DeliveryRejected)
+
+
+async def test_a_checkpoint_without_a_write_does_not_count_as_recovery(tmp_path: Path) -> None:
+    """While the log's disk fails, unparking that has nothing to record neither ends nor hides the failure."""
+    files = FaultyFiles()
+    async with Journal.open(settings(tmp_path), Metrics(), files=files) as opened:
+        await asyncio.gather(*(opened.append(delivery(number)) for number in range(2)))
+        (group,) = await read(opened, 2)
+        await opened.settle_and_park(group, [("t", delivery(0)), ("t", delivery(1))])
+        parked = await opened.read_parked("t", 2)
+        await opened.unpark(parked[1:])
+        with capture_logs() as logs:
+            files.fault = failing("sync")
+            with pytest.raises(DeliveryRejected):
+                await opened.append(delivery(2))
+            await opened.unpark(parked[1:])
+            assert opened.check_capacity(0) is not None
+            files.fault = lambda _: None
+            await opened.append(delivery(3))
+        assert [line["event"] for line in logs] == ["journal_write_failed", "journal_recovered"]
+
+
+async def test_a_failing_log_of_parked_deliveries_does_not_reject_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parking that fails is logged with each attempt; the main log works, and reports no recovery."""
+    monkeypatch.setattr(journal, "RETRY_SECONDS", 0.01)
+    files = FaultyFiles()
+    async with Journal.open(settings(tmp_path), Metrics(), files=files) as opened:
+        await opened.append(delivery(0))
+        (group,) = await read(opened, 1)
+        with capture_logs() as logs:
+            files.fault = failing("sync", times=3)
+            await opened.settle_and_park(group, [("t", delivery(0))])
+            assert opened.check_capacity(0) is None
+            await opened.append(delivery(1))
+        assert [line["event"] for line in logs] == ["journal_write_failed"] * 3
 
 
 async def test_damage_costs_its_own_group_and_is_counted(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ class Opened:
             self.damage.append,
             files=files or UnsyncedFiles(),
             segment_bytes=SEGMENT_BYTES,
-            label="x-",
+            prefix="x-",
         )
 
     def append(self, count: int, size: int = 1000) -> list[Group]:
@@ -162,7 +162,8 @@ def test_an_interrupted_last_frame_is_quarantined_and_its_number_used_again(tmp_
     (damage,) = second.damage
     assert damage.lost == 0
     assert "2 deliveries are lost" in damage.detail
-    assert list(second.copies()) == [f"x-{1:020}@{damage.offset}"]
+    (copy,) = second.copies()
+    assert copy.startswith(f"x-{1:020}@{damage.offset}-")
     second.append(1)
     assert [path.stem for path in second.segments()] == [f"{1:020}", f"{5:020}"]
     assert second.read() == [1, 2, 3, 4, 5, 6]
@@ -217,6 +218,56 @@ def test_an_unreadable_file_does_not_prevent_the_start(tmp_path: Path) -> None:
     second = Opened(tmp_path)
     assert second.read() == [1, 2]
     assert (second.quarantine / f"x-{7:020}.log").is_dir()
+
+
+def test_a_file_that_cannot_be_quarantined_is_neither_replaced_nor_reported_as_moved(tmp_path: Path) -> None:
+    """The report names no copy, and the sequence number of the file's name waits until it can be moved."""
+    files = FailingFiles()
+    first = Opened(tmp_path)
+    first.append(1)
+    first.log.close()
+    foreign = first.directory / f"{3:020}.log"
+    foreign.write_bytes(b"foreign")
+    files.fail = "rename"
+    second = Opened(tmp_path, files)
+    assert [damage.copy for damage in second.damage] == [None]
+    files.fail = "link"
+    with pytest.raises(OSError, match="Input/output"):
+        second.append(1)
+    assert foreign.read_bytes() == b"foreign"
+    second.append(1)
+    assert second.read() == [1, 2, 3, 4]
+    assert second.copies() == {f"x-{3:020}.log": b"foreign"}
+
+
+def test_a_settled_segment_that_cannot_be_quarantined_is_kept(tmp_path: Path) -> None:
+    """Bytes that could not be copied are never deleted: their segment is moved, with the next write that can."""
+    files = FailingFiles()
+    opened = Opened(tmp_path, files)
+    groups = opened.append(100)
+    segment, content = opened.segments()[0], opened.segments()[0].read_bytes()
+    flip(segment, content.index(b"4..."))
+    files.fail = "create"
+    assert opened.read() == [number for number in range(1, 201) if number not in {3, 4}]
+    assert [damage.copy for damage in opened.damage] == [None]
+    files.fail = "rename"
+    opened.settle(groups[-2])
+    assert segment.exists()
+    opened.settle(groups[-1])
+    assert not segment.exists()
+    assert (opened.quarantine / f"x-{segment.name}").stat().st_size == len(content)
+
+
+def test_damage_at_the_place_of_earlier_damage_is_reported_and_copied_too(tmp_path: Path) -> None:
+    """A segment can be replaced by one of the same name: other bytes at the same offset are other damage."""
+    for content in (b"first", b"second"):
+        opened = Opened(tmp_path)
+        opened.log.append([Delivery(1, "s", content)])
+        opened.log.close()
+        flip(opened.segments()[0], opened.segments()[0].read_bytes().index(content))
+        assert [bool(damage.copy) for damage in Opened(tmp_path).damage] == [True]
+        assert Opened(tmp_path).damage == [], "the same bytes are reported once"
+    assert len(opened.copies()) == 2
 
 
 def test_a_newer_format_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,6 +329,21 @@ class FailingFiles(UnsyncedFiles):
         """Sync, unless it fails."""
         self._check("fsync_directory")
         super().fsync_directory(path)
+
+    def create(self, path: Path) -> int:
+        """Create, unless it fails."""
+        self._check("create")
+        return super().create(path)
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Rename, unless it fails."""
+        self._check("rename")
+        super().rename(source, target)
+
+    def link(self, source: Path, target: Path) -> None:
+        """Link, unless it fails."""
+        self._check("link")
+        super().link(source, target)
 
 
 @pytest.mark.parametrize("call", ["pwrite", "fsync"])

@@ -47,6 +47,19 @@ def test_a_check_logs_each_change_once() -> None:
     assert changes == [("journal", "failing", "full"), ("journal", "ok", "")]
 
 
+def test_a_check_logs_a_changed_cause_but_not_a_changed_number() -> None:
+    """The log names the cause that the page shows, and a cause that counts does not fill it."""
+    causes = ["1 is damaged", "2 is damaged", "2 is damaged; 1 is lost"]
+    health = Health()
+    health.add_check("journal", lambda: Finding("degraded", causes[0], "look"))
+    with capture_logs() as logs:
+        while len(causes) > 1:
+            health.conditions()
+            del causes[0]
+        health.conditions()
+    assert [line["detail"] for line in logs] == ["1 is damaged", "2 is damaged; 1 is lost"]
+
+
 def test_a_check_that_raises_is_a_degraded_component_and_hides_no_other() -> None:
     """The health of the others stays visible."""
 
