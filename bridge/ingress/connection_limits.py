@@ -29,7 +29,7 @@ _log = structlog.stdlib.get_logger()
 
 
 class LimitedConnection(Protocol):
-    """What limits and shutdown need of a connection."""
+    """A connection, as the limits and the shutdown use it."""
 
     address: str
 
@@ -37,7 +37,7 @@ class LimitedConnection(Protocol):
         """Close the connection in favour of another one; its place is free already."""
 
     def enforce_deadlines(self, now: float) -> None:
-        """End what the sender has kept waiting for too long."""
+        """Close the connection if its sender is too slow."""
 
     def close_if_idle(self) -> None:
         """Close the connection unless it has a request."""
