@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import sqlite3
 import subprocess
@@ -499,7 +500,7 @@ async def test_parked_deliveries_unpark_in_any_order(tmp_path: Path) -> None:
 
 async def test_a_journal_of_version_0_1_0_with_deliveries_is_refused(tmp_path: Path) -> None:
     """It is named with what to do and exit code 78; an empty one is ignored."""
-    with sqlite3.connect(tmp_path / "journal.sqlite") as legacy:
+    with contextlib.closing(sqlite3.connect(tmp_path / "journal.sqlite")) as legacy, legacy:
         legacy.execute("CREATE TABLE groups (last INTEGER PRIMARY KEY)")
         legacy.execute("CREATE TABLE parked (number INTEGER PRIMARY KEY)")
         legacy.execute("INSERT INTO groups VALUES (5)")
@@ -507,9 +508,8 @@ async def test_a_journal_of_version_0_1_0_with_deliveries_is_refused(tmp_path: P
         async with Journal.open(settings(tmp_path), Metrics()):
             pass
     assert refused.value.exit_code == 78
-    with sqlite3.connect(tmp_path / "journal.sqlite") as legacy:
+    with contextlib.closing(sqlite3.connect(tmp_path / "journal.sqlite")) as legacy, legacy:
         legacy.execute("DELETE FROM groups")
-    legacy.close()
     async with Journal.open(settings(tmp_path), Metrics()) as opened:
         await opened.append(delivery(0))
 
