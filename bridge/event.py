@@ -7,6 +7,7 @@ mode of CloudEvents' Kafka protocol binding. Nothing here does I/O.
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import msgspec
@@ -61,4 +62,12 @@ def content_id(source: str, content: bytes) -> str:
 
     `content` is `canonical(document)`, or the body itself where the body is not JSON.
     """
-    return hashlib.sha256(source.encode(errors="replace") + b"\n" + content).digest()[:ID_BYTES].hex()
+    digest = _source_digest(source).copy()
+    digest.update(content)
+    encoded: str = digest.hexdigest()
+    return encoded[: 2 * ID_BYTES]
+
+
+@lru_cache(maxsize=256)
+def _source_digest(source: str) -> Any:
+    return hashlib.sha256(source.encode(errors="replace") + b"\n")

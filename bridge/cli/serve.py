@@ -18,6 +18,9 @@ GIL_SWITCH_INTERVAL_SECONDS = 0.0005
 """How long the journal's thread waits for the interpreter lock of a busy event loop after a sync. With the default
 of 5 ms the 99th percentile of the response time was 33 ms instead of 11 (medians of five pairs of runs)."""
 
+GC_THRESHOLDS = 20_000, 50, 10
+"""With the defaults (700, 10, 10) a body of 240,000 nested lists held the event loop for 305 ms instead of 65."""
+
 app = typer.Typer(rich_markup_mode="markdown", add_completion=False)
 
 
@@ -46,5 +49,6 @@ def serve(
     # Imported modules live until the end: a full collection over them would stop the loop for 18 ms.
     gc.collect()
     gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
     sys.setswitchinterval(GIL_SWITCH_INTERVAL_SECONDS)
     uvloop.run(daemon.run(settings))

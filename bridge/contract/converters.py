@@ -18,12 +18,13 @@ MAX_KEY_CHARS = 256
 """Characters of an id that is used as a Kafka key."""
 MAX_INTEGER = 2**53 - 1
 """The largest integer of the contract: up to here a float holds every integer exactly."""
+MAX_CONVERTED_ITEMS = 1000
+"""Items of a list that are converted one by one; Gumlet sends few. A longer list would hold up other events."""
 _NUMBER = re.compile(r"-?[0-9]{1,18}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,2})?")
 _RATIO = re.compile(r"([0-9]{1,15})\s*/\s*([0-9]{1,15})")
 """Both bounded, so that a match is always finite and fits in 64 bits."""
 _MAX_DENOMINATOR = 1_000_000
 _MIN_TIMESTAMP_CHARS = 9
-_TIMESTAMP_CHARS = len("2020-12-09T08:20:48.309Z")
 _FIRST_MILLISECONDS = 100_000_000_000
 """A smaller number is a time in seconds (until the year 5138), a larger one in milliseconds (since 1973)."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -44,14 +45,15 @@ def to_key(value: Any) -> Any:
 
 def to_string_list(value: Any) -> Any:
     """Return one string or a list as a list of strings; an empty string is an empty list."""
-    if value == "":
-        return []
-    if type(value) is not list:
-        return [str(value)] if type(value) in (str, int) else None
-    for item in value:
-        if type(item) is not str:
-            return list(map(str, value)) if set(map(type, value)) <= {str, int} else None
-    return value
+    kind = type(value)
+    if kind is str:
+        return [value] if value else []
+    if kind is not list:
+        return [str(value)] if kind is int else None
+    types = set(map(type, value))
+    if types <= {str}:
+        return value
+    return list(map(str, value)) if types <= {str, int} and len(value) <= MAX_CONVERTED_ITEMS else None
 
 
 def to_any(value: Any) -> Any:
@@ -130,19 +132,6 @@ def to_timestamp(value: Any) -> Any:
         return rfc3339((parsed - _EPOCH) // timedelta(milliseconds=1))
     except (ValueError, OverflowError, OSError):
         return None
-
-
-def is_timestamp(text: str) -> bool:
-    """Whether a text in the contract's form of a time is a time that exists."""
-    return len(text) == _TIMESTAMP_CHARS and _exists(text)
-
-
-@lru_cache(maxsize=8192)  # the events of one asset share their times
-def _exists(text: str) -> bool:
-    try:
-        return datetime.fromisoformat(text).tzinfo is not None and text[11:13] != "24"
-    except ValueError:
-        return False
 
 
 @lru_cache(maxsize=8192)  # deliveries of one millisecond, and the events of one asset, share their times

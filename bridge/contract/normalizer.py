@@ -117,9 +117,9 @@ class Normalizer:
     def dead_letter(self, delivery: Delivery, reason: str, detail: str, pointer: str | None = None) -> Event:
         """Return the event that holds the raw body, for a delivery that cannot be published as a record of its type.
 
-        `reason` is one word of an open set (`schemas/dead-letter.json` lists them), `detail` explains it in a
-        sentence, `pointer` names the place in the delivered body. The id and the key are those that the record
-        would have had. Never raises.
+        `reason` is one of the words that `schemas/dead-letter.json` lists, `detail` explains it in a sentence,
+        `pointer` names the place in the delivered body. The id and the key are those that the record would have
+        had. Never raises.
         """
         body = {"body_base64": b64encode(delivery.body).decode()}
         return self._dead_letter_event(delivery, reason, detail, pointer, body)

@@ -89,10 +89,10 @@ class ObjectMapping:
 
 def field(name: str, convert: Convert, *, is_open: bool = False) -> FieldRule:
     """Return the rule of a plain field: its converted value is the property `name`."""
-    usual, maximum = _IDENTITY_RANGES.get(convert, (None, 0))
+    number_type, maximum = _IDENTITY_RANGES.get(convert, (None, 0))
 
     def apply(value: Any, record: JSONObject) -> Any:
-        if type(value) is usual and 0 <= value <= maximum:  # saves a call
+        if type(value) is number_type and 0 <= value <= maximum:  # saves a call
             record[name] = value
             return None
         converted = convert(value)
@@ -126,8 +126,8 @@ def nested(name: str, mapping: ObjectMapping, text_as: str | None = None) -> Fie
 def list_of(name: str, mapping: ObjectMapping, text_as: str) -> FieldRule:
     """Return the rule of one object or a list of them, which is a list in the record. Text becomes `text_as`.
 
-    The rest of an item in a list is under its index, that of a single object is not. A list with any other item is
-    the rest as a whole.
+    The rest of an item in a list is under its index, that of a single object is not. A list with any other item, or
+    with more than MAX_CONVERTED_ITEMS, is the rest as a whole.
     """
 
     def apply(value: Any, record: JSONObject) -> Any:
@@ -135,7 +135,7 @@ def list_of(name: str, mapping: ObjectMapping, text_as: str) -> FieldRule:
             record[name] = []
             return None
         items = value if type(value) is list else [value]
-        if not set(map(type, items)) <= {dict, str}:
+        if len(items) > converters.MAX_CONVERTED_ITEMS or not set(map(type, items)) <= {dict, str}:
             return value
         pairs = [mapping.read(item) if type(item) is dict else ({text_as: item}, {}) for item in items]
         record[name] = [item for item, _ in pairs]

@@ -10,13 +10,14 @@ from __future__ import annotations
 import codecs
 import json
 from decimal import Decimal, InvalidOperation
+from sys import float_info
 from typing import Any
 
 import orjson
 
 _WHITE_SPACE = b" \t\r\n"
 _SAFE_DIGITS = 15
-"""Every decimal of so many digits survives the way to a float and back."""
+"""Every decimal of so many digits survives the way to a normal float and back."""
 
 
 class _LossError(Exception):
@@ -58,5 +59,7 @@ def _check_integer(text: str) -> None:
 
 
 def _check_decimal(text: str) -> None:
-    if (len(text) > _SAFE_DIGITS or "e" in text.lower()) and Decimal(text) != Decimal(repr(float(text))):
+    value = float(text)
+    is_usual = "e" not in text.lower() or float_info.min <= abs(value) <= float_info.max
+    if not (is_usual and len(text) <= _SAFE_DIGITS) and Decimal(text) != Decimal(repr(value)):
         raise _LossError

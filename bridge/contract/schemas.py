@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jsonschema_rs
 import orjson
 
-from bridge.contract.converters import is_timestamp
 from bridge.errors import ContractError
 
 if TYPE_CHECKING:
@@ -35,7 +34,11 @@ UNRECOGNIZED = "unrecognized"
 
 _MASK = "the value"
 """Replaces the offending value in a violation's detail: details are logged, bodies never are."""
-_FORMATS = {"date-time": is_timestamp}
+_TIME = {
+    "pattern": "^([1-9][0-9]{3}|0[1-9][0-9]{2}|00[1-9][0-9]|000[1-9])-[0-9]{2}-[0-9]{2}"
+    "T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9][.][0-9]{3}Z$"
+}
+"""Added to the format `date-time`: RFC 3339 also has leap seconds, the year 0 and other notations."""
 _TOPIC_NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")
 """A topic name that Kafka accepts."""
 
@@ -187,17 +190,27 @@ def _compile(path: Path, schema: dict[str, Any], files: dict[str, dict[str, Any]
         if name not in files:
             unresolved.append(name)
             raise LookupError(name)
-        return files[name]
+        return _restrict_times(files[name])
 
     try:
         return jsonschema_rs.Draft202012Validator(
-            {"$id": path.name} | schema, retriever=retrieve, mask=_MASK, validate_formats=True, formats=_FORMATS
+            {"$id": path.name} | _restrict_times(schema), retriever=retrieve, mask=_MASK, validate_formats=True
         )
     except (ValueError, LookupError, jsonschema_rs.ReferencingError) as error:
         if unresolved:  # the library's message does not always name it
             raise ContractError(f"{path} refers to {unresolved[0]}, which is not in {path.parent}") from error
         pointer = _pointer(error) if isinstance(error, jsonschema_rs.ValidationError) else ""
         raise ContractError(f"{path} is not a valid schema: {pointer} {getattr(error, 'message', error)}") from error
+
+
+def _restrict_times(node: Any) -> Any:
+    """Return a schema in which the format `date-time` means a time that `to_timestamp` returns."""
+    if isinstance(node, list):
+        return [_restrict_times(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    restricted = {name: _restrict_times(value) for name, value in node.items()}
+    return restricted | {"allOf": [*node.get("allOf", ()), _TIME]} if node.get("format") == "date-time" else restricted
 
 
 def _check_unique_names(topics: list[Topic]) -> None:

@@ -2,8 +2,8 @@
 
 Input: the exception of a batch. Output: what it concerns (a record, the records' times, the topic, or nothing known).
 
-Invariants: only a number that names a fault of the record itself lets an event be dead-lettered. A number that is not
-listed here means that the batch is sent again.
+Invariants: only a number that names a fault of the record itself lets an event be dead-lettered; a fault of its time
+does so only when the present time is rejected too. A number that is not listed here means that the batch is sent again.
 """
 
 from __future__ import annotations

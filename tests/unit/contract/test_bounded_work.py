@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pytest
 
+from bridge.contract.converters import MAX_CONVERTED_ITEMS
 from bridge.contract.drift import Drift
 from bridge.contract.normalizer import Normalizer
 from bridge.contract.schemas import Contract
@@ -92,6 +93,23 @@ def test_the_work_is_proportional_to_the_body(fields: dict[str, Any]) -> None:
     """A few calls for each item of a list, and no more."""
     calls, size, _ = normalize(**fields)
     assert calls < 2 * size
+
+
+@pytest.mark.parametrize("item", [{}, "", {"code": "1"}, {"x": 1}])
+def test_a_long_list_of_objects_is_not_normalized_and_does_not_grow(item: Any) -> None:
+    """More warnings than any asset has are in `additional` as delivered; a list of the largest size is normalized."""
+    calls, size, record = normalize(warning=[item] * (MAX_CONVERTED_ITEMS + 1))
+    assert calls < 200
+    assert len(orjson.dumps(record)) < size + 100
+    assert record["additional"] == {"warning": [item] * (MAX_CONVERTED_ITEMS + 1)}
+    assert len(normalize(warning=[item] * MAX_CONVERTED_ITEMS)[2]["warnings"]) == MAX_CONVERTED_ITEMS
+
+
+def test_a_long_list_that_needs_no_conversion_is_normalized() -> None:
+    """A list of strings has the contract's form whatever its length; numbers among many strings do not."""
+    strings = ["x"] * (MAX_CONVERTED_ITEMS + 1)
+    assert normalize(tag=strings)[2]["tags"] == strings
+    assert normalize(tag=[*strings, 1])[2]["additional"] == {"tag": [*strings, 1]}
 
 
 class BrokenDrift(Drift):
