@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -95,14 +94,9 @@ class Port:
         self._senders = contextlib.AsyncExitStack()
         self.keeps_senders = False
 
-    async def connect(self, *, receive_buffer: int = 0) -> Sender:
-        """Open a connection, closed at the end of the test; `receive_buffer` bounds what the kernel reads ahead."""
-        client = socket.socket()
-        client.setblocking(False)  # noqa: FBT003 - the standard library's signature
-        if receive_buffer:
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        await asyncio.get_running_loop().sock_connect(client, self.address)
-        reader, writer = await asyncio.open_connection(sock=client)
+    async def connect(self) -> Sender:
+        """Open a connection, closed at the end of the test."""
+        reader, writer = await asyncio.open_connection(*self.address)
 
         async def close() -> None:
             writer.close()
