@@ -27,8 +27,8 @@ PARALLEL := --numprocesses=$(WORKERS) --maxprocesses=8 --dist=worksteal
 COVERAGE := --cov --cov-append --cov-report=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all test-lowest chaos bench bench-compare bench-journal bench-tuning profile check check-prose \
-	check-schemas check-deploy generate-schemas generate-deploy generate-faults \
+.PHONY: help run test test-all test-lowest mutations chaos bench bench-compare bench-journal bench-tuning profile \
+	check check-prose check-schemas check-deploy generate-schemas generate-deploy generate-faults \
 	generate-sizing fmt lock lines clean compose-up compose-down
 
 help:  ## Show this help
@@ -55,6 +55,9 @@ test-all: $(DEV)  ## Run all tests: also fault injection, browsers, generated co
 test-lowest: $(LOWEST)/stamp  ## Run the unit and HTTP tests with the lowest versions of all dependencies
 	@$(LOWEST)/bin/python -m pytest -q $(PARALLEL) -p no:cacheprovider \
 		tests/unit tests/integration/test_http_responses.py $(ARGS)
+
+mutations: $(DEV)  ## Break each rule of the journal in a copy, and show which test fails
+	@$(BIN)/python -m tests.enumeration.mutations
 
 chaos: $(DEV)  ## Run the fault-injection tests in their long form; CHAOS_SEED=n repeats a run
 	@CHAOS=long $(PYTEST) tests/chaos tests/integration/test_security.py tests/integration/test_limits.py $(ARGS)

@@ -4,8 +4,11 @@
 #   BOOTSTRAP=kafka:9092 COMMAND_CONFIG=admin.properties sh kafka-acls.sh
 set -eu
 kafka-acls.sh --bootstrap-server "$BOOTSTRAP" --command-config "$COMMAND_CONFIG" --add \
-  --allow-principal User:bridge --operation Write --operation Describe --operation DescribeConfigs \
+  --allow-principal User:bridge --operation Write --operation DescribeConfigs \
   --topic gumlet. --resource-pattern-type prefixed
 kafka-acls.sh --bootstrap-server "$BOOTSTRAP" --command-config "$COMMAND_CONFIG" --add \
-  --allow-principal User:bridge-operator --operation Read --operation Write --operation Describe --operation DescribeConfigs \
+  --allow-principal User:bridge-operator --operation Read --operation Write --operation DescribeConfigs \
+  --topic gumlet. --resource-pattern-type prefixed
+kafka-acls.sh --bootstrap-server "$BOOTSTRAP" --command-config "$COMMAND_CONFIG" --add \
+  --allow-principal User:bridge-topics --operation Create --operation Alter --operation AlterConfigs \
   --topic gumlet. --resource-pattern-type prefixed

@@ -29,9 +29,8 @@ from bridge.config import settings as config
 from bridge.contract.normalizer import Normalizer
 from bridge.contract.schemas import DEAD_LETTER, Contract
 from bridge.errors import BridgeError
-from bridge.operations.dead_letters import DeadLetter
 from bridge.operations.one_shot_producer import open_producer, send_all
-from bridge.operations.record_view import describe_dead_letter
+from bridge.operations.record_view import DeadLetter, describe_dead_letter
 from bridge.operations.topic_reader import open_reader
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from bridge.contract.normalizer import Normalizer
 from bridge.contract.schemas import DEAD_LETTER, Contract
 from bridge.errors import BridgeError
 from bridge.event import Delivery, Event
-from bridge.operations.dead_letters import decode_body
 from bridge.operations.journal_reader import JournalEntry, open_reader
+from bridge.operations.record_view import decode_body
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -100,12 +100,10 @@ def bundle_(
         raise BridgeError(f"{target} holds the schemas themselves. Fix: name another directory.")
     try:
         target.mkdir(parents=True, exist_ok=True)
-        for topic in topics:
-            whole = (dereference if inline else bundle)(topic.schema, files)
-            (target / topic.path.name).write_text(_json(whole) + "\n")
-        typed = [topic for topic in topics if topic.event_type not in {DEAD_LETTER, UNRECOGNIZED}]
-        union = bundle_union({topic.event_type: bundle(topic.schema, files) for topic in typed})
-        (target / union["$id"]).write_text(_json(union) + "\n")
+        bundles = {topic.event_type: (dereference if inline else bundle)(topic.schema, files) for topic in topics}
+        union = bundle_union({name: bundles[name] for name in bundles.keys() - {DEAD_LETTER, UNRECOGNIZED}})
+        for schema in (*bundles.values(), union):
+            (target / schema["$id"]).write_text(_json(schema) + "\n")
     except OSError as error:
         raise BridgeError(f"{target} cannot be written: {error.strerror}") from error
     Console().print(f"{len(topics)} schemas and {union['$id']} in {target}; {COMMON} is part of each.")

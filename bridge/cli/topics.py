@@ -10,10 +10,8 @@ import asyncio
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from bridge.cli.output import ConfigFile
+from bridge.cli.output import AsJson, ConfigFile, DryRun, Yes, confirm, echo, make_app, show_rows
 from bridge.config import settings as config
 from bridge.contract.schemas import Contract
 from bridge.errors import BridgeError
@@ -26,41 +24,38 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="markdown",
-    help="List the contract's topics, compare them with Kafka, create and update them.",
-)
+app = make_app("List the contract's topics, compare them with Kafka, create and update them.")
 
+COLUMNS = ("topic", "subject", "actual", "desired", "fix")
 PARTITION_WARNING = (
-    "[yellow]Adding partitions assigns keys to other partitions: from then on an asset's events can be in another "
-    "partition than its earlier ones.[/]"
+    "Adding partitions assigns keys to other partitions: from then on an asset's events can be in another partition "
+    "than its earlier ones."
 )
 
 
 @app.command("list")
-def list_topics(config_file: ConfigFile = None) -> None:
+def list_topics(config_file: ConfigFile = None, *, as_json: AsJson = False) -> None:
     """List the topics of the contract. Needs no Kafka.
 
     Example: `gumlet-bridge topics list`
     """
     settings, contract = _load(config_file)
-    table = Table("topic", "key", "partitions", "replication", "configuration")
     keys = {topic.name: topic.key for topic in contract.topics.values()}
-    for topic in desired_topics(contract, settings):
-        table.add_row(
-            topic.name,
-            keys[topic.name] or "-",
-            str(topic.partitions or "broker's default"),
-            "broker's default" if topic.replication == -1 else str(topic.replication),
-            "\n".join(f"{name}={value}" for name, value in sorted(topic.config.items())),
-        )
-    Console().print(table)
+    rows = [
+        {
+            "topic": topic.name,
+            "key": keys[topic.name],
+            "partitions": topic.partitions or "broker's default",
+            "replication": "broker's default" if topic.replication == -1 else topic.replication,
+            "configuration": [f"{name}={value}" for name, value in sorted(topic.config.items())],
+        }
+        for topic in desired_topics(contract, settings)
+    ]
+    show_rows(rows, ("topic", "key", "partitions", "replication", "configuration"), as_json=as_json)
 
 
 @app.command()
-def check(config_file: ConfigFile = None) -> None:
+def check(config_file: ConfigFile = None, *, as_json: AsJson = False) -> None:
     """Compare the topics on Kafka with the contract. Changes nothing.
 
     Compares partitions, replication, configuration, this user's access and the maximum record size; warns about a
@@ -74,15 +69,14 @@ def check(config_file: ConfigFile = None) -> None:
         difference.topic for difference in differences if difference.kind in ("missing", "access", "unreadable")
     }
     for topic, formats in asyncio.run(find_mixed_formats(settings.kafka, existing)).items():
-        typer.echo(
+        echo(
             f"Warning: {topic} has records in the wire formats {' and '.join(formats)}. Consumers with a registry's "
-            "deserializer fail at plain records. Fix: let the plain records expire, or use a new topic.",
-            err=True,
+            "deserializer fail at plain records. Fix: let the plain records expire, or use a new topic."
         )
     if not differences:
-        Console().print(f"All {len(contract.topics)} topics match the contract.")
+        echo(f"All {len(contract.topics)} topics match the contract.")
         return
-    Console().print(_differences(differences))
+    show_rows(_rows(differences), COLUMNS, as_json=as_json, title="differences from the contract")
     raise typer.Exit(1)
 
 
@@ -97,8 +91,8 @@ def apply_(
         bool,
         typer.Option("--add-partitions", help="Also add missing partitions: keys are assigned to other partitions."),
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the changes, apply none.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Apply without asking.")] = False,
+    dry_run: DryRun = False,
+    yes: Yes = False,
 ) -> None:
     """Create missing topics; modify existing ones only with --update-config or --add-partitions.
 
@@ -112,8 +106,8 @@ def apply_(
     - set retention and cleanup to the contract's values: `gumlet-bridge topics apply --update-config`
     """
     settings, contract = _load(config_file)
-    console = Console()
-    differences = _compare(settings, contract)
+    # That this user may not publish does not concern the topics.
+    differences = [difference for difference in _compare(settings, contract) if difference.subject != "access"]
     chosen = [
         difference
         for difference in differences
@@ -122,22 +116,24 @@ def apply_(
         or (is_addition(difference) and add_partitions)
     ]
     if remaining := [difference for difference in differences if difference not in chosen]:
-        console.print(_differences(remaining, "not changed"))
+        show_rows(_rows(remaining), COLUMNS, as_json=False, title="not changed")
+        hidden = ("access", "unreadable") if update_config else ("access",)
+        if any(difference.kind in hidden for difference in remaining):
+            raise BridgeError("This user may not see all that is compared. Fix: allow what the rows above name.")
     if not chosen:
-        console.print("Nothing to change.")
+        echo("Nothing to change.")
         return
-    console.print(_changes(chosen))
+    show_rows(_rows(chosen), COLUMNS[:-1], as_json=False, title="changes")
     if any(is_addition(difference) for difference in chosen):
-        console.print(PARTITION_WARNING)
+        echo(PARTITION_WARNING, style="yellow")
     if dry_run:
         return
-    if not yes:
-        typer.confirm(f"Apply {len(chosen)} changes? (--yes skips this question)", abort=True)
+    confirm(f"Apply {len(chosen)} changes?", yes=yes)
     with translate_kafka_errors(settings.kafka):
         rejected = asyncio.run(_apply(settings, contract, chosen))
     if rejected:
         raise BridgeError("Kafka rejected changes:\n" + "\n".join(map(str, rejected)))
-    console.print(f"{len(chosen)} changes applied.")
+    echo(f"{len(chosen)} changes applied.")
 
 
 def _load(config_file: Path | None) -> tuple[config.Settings, Contract]:
@@ -161,15 +157,5 @@ async def _apply(
         return await apply_changes(client, contract, settings, differences)
 
 
-def _changes(differences: Iterable[TopicDifference]) -> Table:
-    table = Table("topic", "subject", "now", "new", title="changes")
-    for difference in differences:
-        table.add_row(difference.topic, difference.subject, difference.actual, difference.desired)
-    return table
-
-
-def _differences(differences: Iterable[TopicDifference], title: str = "differences from the contract") -> Table:
-    table = Table("topic", "subject", "Kafka has", "contract requires", "fix", title=title)
-    for difference in differences:
-        table.add_row(difference.topic, difference.subject, difference.actual, difference.desired, difference.fix)
-    return table
+def _rows(differences: Iterable[TopicDifference]) -> list[dict[str, object]]:
+    return [difference._asdict() for difference in differences]

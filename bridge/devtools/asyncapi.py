@@ -30,41 +30,36 @@ Delivery is at least once: a duplicate has the same `ce_id`. Records of one key 
 their receipt. Read the schemas as open: ignore properties that you do not know. `README.md` next to this file has
 the consumer's guide and every field.
 """
+
+
+def _text_header(description: str, **constraints: Any) -> dict[str, Any]:
+    return {"type": "string", **constraints, "description": description}
+
+
 _HEADERS: dict[str, Any] = {
     "type": "object",
     "required": ["ce_specversion", "ce_id", "ce_source", "ce_type", "ce_time", "ce_dataschema", "content-type"],
     "properties": {
         "ce_specversion": {"type": "string", "const": "1.0"},
-        "ce_id": {
-            "type": "string",
-            "pattern": "^[0-9a-f]{32}$",
-            "description": "Derived from the source and the content: the same for each duplicate of an event.",
-        },
-        "ce_source": {
-            "type": "string",
-            "format": "uri-reference",
-            "description": "`//gumlet.com/webhooks/` and the source in the webhook's URL.",
-        },
-        "ce_type": {"type": "string", "description": "`com.gumlet.` and the event type."},
-        "ce_subject": {"type": "string", "description": "The record's key. Absent from a record without a key."},
-        "ce_time": {
-            "type": "string",
-            "format": "date-time",
-            "description": "When the bridge received the event: also the record's timestamp.",
-        },
-        "ce_dataschema": {
-            "type": "string",
-            "format": "uri",
-            "description": "The schema and its version: `urn:gumlet-kafka-bridge:<event type>:<version>`.",
-        },
-        "ce_origin": {
-            "type": "string",
-            "examples": ["reconciliation"],
-            "description": "Absent from delivered events. `reconciliation`: built by `gumlet-bridge reconcile` from "
-            "Gumlet's "
-            "API, because the delivery is missing; the id is then derived from the source, the type and the asset. "
+        "ce_id": _text_header(
+            "Derived from the source and the content: the same for each duplicate of an event.",
+            pattern="^[0-9a-f]{32}$",
+        ),
+        "ce_source": _text_header(
+            "`//gumlet.com/webhooks/` and the source in the webhook's URL.", format="uri-reference"
+        ),
+        "ce_type": _text_header("`com.gumlet.` and the event type."),
+        "ce_subject": _text_header("The record's key. Absent from a record without a key."),
+        "ce_time": _text_header("When the bridge received the event: also the record's timestamp.", format="date-time"),
+        "ce_dataschema": _text_header(
+            "The schema and its version: `urn:gumlet-kafka-bridge:<event type>:<version>`.", format="uri"
+        ),
+        "ce_origin": _text_header(
+            "Absent from delivered events. `reconciliation`: built by `gumlet-bridge reconcile` from Gumlet's API, "
+            "because the delivery is missing; the id is then derived from the source, the type and the asset. "
             "An open set.",
-        },
+            examples=["reconciliation"],
+        ),
         "content-type": {"type": "string", "const": "application/json"},
     },
 }

@@ -21,6 +21,7 @@ import aiohttp
 import orjson
 from aiohttp import web
 
+from bridge.devtools.load_generator import ATTEMPTS, RESPONSE_TIMEOUT_SECONDS
 from bridge.devtools.simulated_assets import DELETED, generate_assets
 from bridge.webhook import TOKEN_HEADER
 
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
 
     from bridge.devtools.simulated_assets import Asset
 
-ATTEMPTS = 48
-"""Attempts per delivery: one every half hour for a day."""
-RESPONSE_TIMEOUT_SECONDS = 30.0
 FIELDS = {"url": str, "sources": list, "triggers": list, "secret_token": str}
 """The properties of a webhook and their JSON types."""
 

@@ -54,7 +54,6 @@ _RESTRICTIONS = {"pattern", "format", "contentEncoding", "contentMediaType", "mu
 _ANNOTATIONS = {"title", "description", "examples", "default", "deprecated", "$comment", "$schema", "$id"}
 _STRUCTURE = {"type", "enum", "const", "properties", "required", "additionalProperties", "items"}
 _TYPES = frozenset({"null", "boolean", "object", "array", "number", "string", "integer"})
-_ORDER = ("key", "partitions")
 _MISSING = object()
 
 
@@ -116,7 +115,7 @@ def _version(schema: dict[str, Any] | None) -> int | None:
 
 def _topic(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
     """Yield the changes of the topic itself."""
-    for name in _ORDER:
+    for name in ("key", "partitions"):
         if old.get(name) != new.get(name):
             yield Change("", f"{name}: {old.get(name)} became {new.get(name)}", _BOTH)
     version = old.get("version", 1), new.get("version", 1)
@@ -149,13 +148,11 @@ def schema_changes(old: dict[str, Any], new: dict[str, Any], pointer: str = "") 
 def _values(old: dict[str, Any], new: dict[str, Any], pointer: str) -> Iterator[Change]:
     before, after = _types(old), _types(new)
     if before != after:
-        breaks = (_NONE if before <= after else _BREAKS_BACKWARD) | (_NONE if after <= before else _BREAKS_FORWARD)
-        yield Change(pointer, f"type: {_type(old)} became {_type(new)}", breaks)
+        breaks = _breaks(old_allowed=before <= after, new_known=after <= before)
+        yield Change(pointer, f"type: {old.get('type', 'any')} became {new.get('type', 'any')}", breaks)
     listed, then = _listed(old), _listed(new)
     if listed != then:
-        breaks = (_NONE if _subset(listed, then) else _BREAKS_BACKWARD) | (
-            _NONE if _subset(then, listed) else _BREAKS_FORWARD
-        )
+        breaks = _breaks(old_allowed=_subset(listed, then), new_known=_subset(then, listed))
         yield Change(pointer, f"values: {_format_values(listed)} became {_format_values(then)}", breaks)
     for keyword in sorted(_RESTRICTIONS):
         if old.get(keyword) != new.get(keyword):
@@ -170,8 +167,9 @@ def _types(schema: dict[str, Any]) -> frozenset[str]:
     return types | {"integer"} if "number" in types else types
 
 
-def _type(schema: dict[str, Any]) -> Any:
-    return schema.get("type", "any")
+def _breaks(*, old_allowed: bool, new_known: bool) -> frozenset[str]:
+    """Return what a change breaks, if the old values are allowed by the new schema, and the new ones by the old."""
+    return (_NONE if old_allowed else _BREAKS_BACKWARD) | (_NONE if new_known else _BREAKS_FORWARD)
 
 
 def _listed(schema: dict[str, Any]) -> list[Any] | None:

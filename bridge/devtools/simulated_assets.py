@@ -43,25 +43,12 @@ WARNING = {
 
 _EPOCH_MS = 1_735_689_600_000  # the first simulated asset's creation, 2025-01-01; each next one is a little later
 WORKSPACES = ("5f462c1561cf8a766464ffc4", "6421d7b0c93e5a2f10b8e6d1", "65aa90ff27c41e0d3b7c5582")
-_FRAMES = (
-    (1920, 1080, "16:9"),
-    (1280, 720, "16:9"),
-    (3840, 2160, "16:9"),
-    (1080, 1920, "9:16"),
-    (1440, 1080, "4:3"),
-)
+_FRAMES = ((1920, 1080, "16:9"), (1280, 720, "16:9"), (3840, 2160, "16:9"), (1080, 1920, "9:16"), (1440, 1080, "4:3"))
 _LOW_FRAMES = {"hls": (320, 180, "16:9"), "dash": (180, 180, "1:1"), "mp4": (96, 96, "1:1")}
 _LADDER = (240, 360, 480, 720, 1080, 2160)
 _FPS = ("30000/1001", "25/1", "24000/1001", "60/1", 25, 29.97, 23.976, 60)
 _TAGS: tuple[Any, ...] = ("Gumlet", "", "trailer", ["eu", "nightly"], ["course"], [])
-_TITLES = (
-    "Launch film",
-    "Été à Genève",
-    "東京の夜",
-    "Lesson 4: loops",
-    "interview_final_v2.mov",
-    "Gol! ⚽ highlights",
-)
+_TITLES = ("Launch film", "Été à Genève", "東京の夜", "Lesson 4: loops", "interview_final_v2.mov", "Gol! ⚽ highlights")
 _ERRORS = (
     ("ERR_INPUT", "The input file could not be decoded."),
     ("ERR_DOWNLOAD", "The source answered 404 Not Found."),
@@ -242,22 +229,7 @@ def _draw(rng: Random, probability: float) -> bool:
 
 def _metadata(rng: Random) -> dict[str, Any]:
     """Return user-defined metadata: any JSON."""
-    return rng.choice(
-        (
-            {},
-            {"key1": "value1", "key2": "value2"},
-            {
-                "order": rng.randrange(10**6),
-                "customer": f"c-{rng.getrandbits(32):08x}",
-                "draft": _draw(rng, 0.5),
-            },
-            {
-                "campaign": {
-                    "id": rng.randrange(99),
-                    "names": ["a", "b"],
-                    "budget": round(rng.uniform(0, 1e4), 2),
-                }
-            },
-            {"título": "niño", "notes": None, "$schema": "own/1", "chapters": [{"at": 0, "name": "intro"}]},
-        )
-    )
+    order = {"order": rng.randrange(10**6), "customer": f"c-{rng.getrandbits(32):08x}", "draft": _draw(rng, 0.5)}
+    campaign = {"id": rng.randrange(99), "names": ["a", "b"], "budget": round(rng.uniform(0, 1e4), 2)}
+    text = {"título": "niño", "notes": None, "$schema": "own/1", "chapters": [{"at": 0, "name": "intro"}]}
+    return rng.choice(({}, {"key1": "value1", "key2": "value2"}, order, {"campaign": campaign}, text))

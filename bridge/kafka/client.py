@@ -1,16 +1,17 @@
 """The settings as aiokafka's keyword arguments, and the errors of aiokafka.
 
 Input: KafkaSettings. Output: the options of every client (producer, consumer, AIOKafkaClient).
-Invariants: this is the only module that reads Kafka's secrets. Certificates are read when a client is created; an
-OAuth token is read from its file at each connection, so that its rotation needs no reload.
+Invariants: this is the only module that reads Kafka's secrets. An OAuth token is read from its file at each connection,
+certificates when their files have changed: neither rotation needs a restart.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
+import structlog
 from aiokafka.abc import AbstractTokenProvider
 from aiokafka.errors import KafkaConnectionError
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bridge.config.sections import KafkaSettings
+
+
+_log = structlog.stdlib.get_logger()
 
 
 class ConnectionFailedError(KafkaConnectionError):  # type: ignore[misc]  # aiokafka has no types
@@ -51,7 +55,7 @@ def client_options(kafka: KafkaSettings) -> dict[str, Any]:
         "security_protocol": kafka.security_protocol,
     }
     if kafka.security_protocol in ("SSL", "SASL_SSL"):
-        options["ssl_context"] = _ssl_context(kafka)
+        options["ssl_context"] = RenewableContext(kafka)
     if kafka.security_protocol.startswith("SASL_"):
         options["sasl_mechanism"] = kafka.sasl_mechanism
         if kafka.sasl_mechanism == "OAUTHBEARER":
@@ -67,6 +71,46 @@ def client_options(kafka: KafkaSettings) -> dict[str, Any]:
             options["sasl_plain_username"] = kafka.sasl_username
             options["sasl_plain_password"] = kafka.sasl_password.get_secret_value()
     return options
+
+
+class RenewableContext(ssl.SSLContext):
+    """A TLS context that reads its files again when they have changed, so that new connections use the new files.
+
+    While the new files cannot be used (renewed only in part, for example), connections use the previous ones.
+    """
+
+    def __new__(cls, _kafka: KafkaSettings) -> Self:
+        """Make a context that verifies servers; the one that connections use is made in `__init__`."""
+        return super().__new__(cls, ssl.PROTOCOL_TLS_CLIENT)
+
+    def __init__(self, kafka: KafkaSettings) -> None:
+        """Raise ConfigError when a certificate or key cannot be used."""
+        self._kafka = kafka
+        self._version = self._files_version()
+        self._current = _ssl_context(kafka)
+
+    def _files_version(self) -> list[tuple[int, int, int] | None]:
+        """Return what changes when a file is written again or replaced."""
+        version: list[tuple[int, int, int] | None] = []
+        for path in (self._kafka.ssl_cafile, self._kafka.ssl_certfile, self._kafka.ssl_keyfile):
+            try:
+                status = None if path is None else path.stat()
+            except OSError:
+                status = None
+            version.append(status and (status.st_mtime_ns, status.st_ino, status.st_size))
+        return version
+
+    def wrap_bio(self, *args: Any, **options: Any) -> ssl.SSLObject:
+        """Start the TLS of a new connection, with the files as they are now."""
+        if (version := self._files_version()) != self._version:
+            try:
+                self._current = _ssl_context(self._kafka)
+            except ConfigError as error:
+                _log.warning("kafka_certificates_not_reloaded", detail=str(error), hint="the previous ones are used")
+            else:
+                self._version = version
+                _log.info("kafka_certificates_reloaded")
+        return self._current.wrap_bio(*args, **options)
 
 
 def _ssl_context(kafka: KafkaSettings) -> ssl.SSLContext:

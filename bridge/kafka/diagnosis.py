@@ -53,7 +53,7 @@ async def explain(kafka: KafkaSettings, error: BaseException | None = None) -> s
     """Return the cause of a failed connection as one line; the error's own text if every step succeeds now."""
     if isinstance(error, ClusterAuthorizationFailedError):  # of an idempotent producer's first request
         user = f"user {kafka.sasl_username!r}" if kafka.sasl_username else "this client"
-        fix = "allow Write on the topics (deploy/kafka-acls.sh); before Kafka 2.8 also IdempotentWrite on the cluster"
+        fix = "allow Write on the topics (kafka-acls --operation Write); before Kafka 2.8 also IdempotentWrite"
         return str(Cause(f"Kafka allows {user} to write to no topic", fix))
     try:
         async with asyncio.timeout(PROBE_SECONDS):

@@ -134,7 +134,10 @@ async def request_creation(client: AIOKafkaClient, topics: Collection[str], seco
 
 
 MISSING = "the topic does not exist. Fix: `gumlet-bridge topics apply`"
-_NOT_DESCRIBABLE = "this user may not describe the topic. Fix: allow Describe and Write (kafka-acls --operation)"
+_NOT_DESCRIBABLE = (
+    "this user may not describe the topic. Fix: allow what it does there: Write, Read or Alter, which include Describe "
+    "(kafka-acls --operation Write)"
+)
 _NOT_WRITABLE = "this user may not write to the topic. Fix: allow Write (kafka-acls --operation Write)"
 
 

@@ -17,13 +17,12 @@ from urllib.parse import unquote
 
 from bridge.errors import BridgeError
 from bridge.event import Delivery
-from bridge.queue.directory import refuse_legacy
-from bridge.queue.files import Files
+from bridge.queue.files import Files, refuse_legacy
 from bridge.queue.interface import Group
 from bridge.queue.journal import QUARANTINE_NAME
 from bridge.queue.log_reader import LogReader
 from bridge.queue.parked import DIRECTORY_NAME
-from bridge.queue.segment import Damage, Recovery, Segment, recover, segment_paths
+from bridge.queue.segment import Damage, Recovery, Segment, recover, segment_path, segment_paths
 
 TAIL_ATTEMPTS = 10
 """Attempts to read the end of a log: while the daemon writes a frame, it looks interrupted."""
@@ -86,7 +85,7 @@ class JournalReader:
     def _logs(self) -> Iterator[tuple[Path, str | None]]:
         yield self.directory, None
         parked = self.directory / DIRECTORY_NAME
-        for name in sorted(self._files.entries(parked)):
+        for name in self._files.names(parked):
             yield parked / name, unquote(name)
 
     def _recover(self, directory: Path) -> Recovery:
@@ -100,20 +99,15 @@ class JournalReader:
     def _groups(self, directory: Path) -> Iterator[Group]:
         """Yield the pending groups of one log, and note its damage."""
         found = self._recover(directory)
-        paths = [directory / f"{first:020}.log" for first in found.segments]
+        paths = [segment_path(directory, first) for first in found.segments]
         self.segments += len(paths)
         with contextlib.suppress(FileNotFoundError):
             self.segment_bytes += sum(path.stat().st_size for path in paths)
         damages: list[Damage] = []
-        reader = LogReader(directory, damages.append, after=found.state.settled, files=self._files)
-        try:
-            while reader.position < found.last:
-                try:
-                    yield from reader.read(found.last)
-                except FileNotFoundError:  # the daemon has deleted a settled segment since the directory was listed
-                    reader.position = max(reader.position, recover(self._files, directory).state.settled)
-        finally:
-            reader.close()
+        reader = LogReader(directory, found.segments, damages.append, after=found.state.settled, files=self._files)
+        while reader.position < found.last:
+            yield from reader.read(found.last)
+        # A segment that the daemon has deleted meanwhile looks lost: everything in it is settled.
         settled = recover(self._files, directory).state.settled if damages else 0
         damages = [each for each in damages if each.first_lost + each.lost - 1 > settled or each.length]
         seen = {(each.path, each.offset) for each in damages}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from typing import TYPE_CHECKING
 
+from bridge.errors import BridgeError
 from bridge.publisher.registry_encoder import create_encoder
 from bridge.publisher.sending import BatchProducer, OutgoingEvent
 from bridge.telemetry.metrics import Metrics
@@ -24,13 +26,28 @@ ATTEMPTS = 5
 async def open_producer(settings: Settings, contract: Contract) -> AsyncIterator[BatchProducer]:
     """Hold a producer in the configured wire format.
 
-    Raises RegistryError, RegistryIncompatible: a command does not wait for a registry.
+    Raises BridgeError, RegistryError, RegistryIncompatible: a command waits neither for Kafka nor for a registry.
     """
     encoder = create_encoder(settings.registry, contract)
     if encoder is not None:
         await encoder.resolve_all()
-    producer = BatchProducer(settings.kafka, Metrics(), encoder=encoder)
+    fault = ""
+
+    def on_connection(reason: str | None) -> None:
+        nonlocal fault
+        if reason is not None and not connected:
+            fault = reason
+            limit.reschedule(asyncio.get_running_loop().time())
+
+    connected = False
+    producer = BatchProducer(settings.kafka, Metrics(), on_connection, encoder=encoder)
     try:
+        try:
+            async with asyncio.timeout(None) as limit:
+                await producer.connect()
+        except TimeoutError as error:
+            raise BridgeError(f"No connection to Kafka: {fault}") from error
+        connected = True
         yield producer
     finally:
         await producer.close()

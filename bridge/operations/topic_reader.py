@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Literal
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, TopicAuthorizationFailedError
 from aiokafka.partitioner import murmur2
 
 from bridge.errors import BridgeError
@@ -56,6 +56,11 @@ def translate_kafka_errors(kafka: KafkaSettings) -> Iterator[None]:
         raise
     except ConnectionFailedError as error:
         raise BridgeError(f"No connection to Kafka: {error}") from error
+    except TopicAuthorizationFailedError as error:
+        raise BridgeError(
+            f"Kafka does not allow this user to read {', '.join(map(str, error.args))}. Fix: allow Read on the topics "
+            "(kafka-acls --operation Read)."
+        ) from error
     except (KafkaError, TimeoutError, OSError) as error:
         raise BridgeError(
             f"Kafka at {kafka.bootstrap_servers}: {describe_error(error)}. Fix: check that Kafka runs, and that this "

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +85,7 @@ class ProducerConnection:
 
     async def connect(self) -> AIOKafkaProducer:
         """Return a producer that has reached Kafka, retrying until it does."""
-        attempt = 0
+        attempts = itertools.count()
         while self._producer is None:
             producer = KafkaProducer(self._settings)
             try:
@@ -92,8 +93,7 @@ class ProducerConnection:
             except (KafkaError, OSError) as error:
                 self._on_connection(await explain(self._settings, error))
                 await producer.close(flush=False)
-                await asyncio.sleep(backoff(attempt))
-                attempt += 1
+                await asyncio.sleep(backoff(next(attempts)))
             except BaseException:
                 await producer.close(flush=False)
                 raise

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -123,8 +124,7 @@ class Publisher:
             health=health,
         )
         self._windows: deque[SendWindow] = deque()
-        self._prefetched_events = self._prefetched_bytes = 0
-        self._unsettled = 0
+        self._prefetched_events = self._prefetched_bytes = self._unsettled = 0
         self._blocked_seconds = 0.0
         self._window_ready = asyncio.Event()
         self._window_taken = asyncio.Event()
@@ -283,14 +283,12 @@ class Publisher:
 
     async def _provision_topics(self) -> None:
         """Create or verify the topics, retrying until Kafka responds."""
-        attempt = 0
-        while True:
+        for attempt in itertools.count():
             try:
                 await self._blocked_topics.check_topics(self._producer)
             except (KafkaError, OSError) as error:
                 self._connection.report(describe_error(error))
                 await asyncio.sleep(backoff(attempt))
-                attempt += 1
             else:
                 return
 
@@ -298,11 +296,9 @@ class Publisher:
         """Wait until everything but the parked is published; what is left stays on disk for the next start."""
         self._linger_seconds = 0.0
         deadline = time.monotonic() + seconds
-        # An unknown connection state counts as connected: the first connection may be under way.
-        while self._pending and self._can_publish and time.monotonic() < deadline:  # noqa: ASYNC110 - settled by others
+        while self._pending and time.monotonic() < deadline:
+            # An unknown connection state counts as connected: the first connection may be under way.
+            if self._connection.connected is False or (self._encoder is not None and not self._encoder.available):
+                break
             await asyncio.sleep(0.02)
         _log.info("drain_incomplete" if self._pending else "drained", remaining=self._queue.depth)
-
-    @property
-    def _can_publish(self) -> bool:
-        return self._connection.connected is not False and (self._encoder is None or self._encoder.available)

@@ -1,6 +1,6 @@
-"""The file operations of the log: every call that writes, orders or removes data goes through one `Files` object.
+"""The journal's access to the operating system: file operations, and the lock of its directory.
 
-A test replaces it to record the calls, to fail them, or to build the states that a power cut can leave. What a call
+Every call of a log that writes, orders or removes data goes through one `Files` object. A test replaces it to record the calls, to fail them, or to build the states that a power cut can leave. What a call
 promises:
 
 * `pwrite` changes the file at once for readers, and on disk at the latest when a later `fsync` of the file returns.
@@ -13,11 +13,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
+import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
+
+from bridge.errors import BridgeError, JournalLocked, UnsupportedJournalVersion
 
 FILE_MODE = 0o600
 DIRECTORY_MODE = 0o700
+LOCK_NAME = "journal.lock"
+"""The same name as in version 0.1.0, so that both versions exclude each other."""
+LEGACY_NAME = "journal.sqlite"
 
 _sync_data = getattr(os, "fdatasync", os.fsync)
 
@@ -108,15 +116,64 @@ class Files:
         """Return the size of an open file."""
         return os.fstat(descriptor).st_size
 
-    def entries(self, directory: Path) -> dict[str, int]:
-        """Return the names in a directory with their inode numbers; none when it does not exist."""
+    def names(self, directory: Path) -> list[str]:
+        """Return the sorted names in a directory; none when it does not exist."""
         try:
-            with os.scandir(directory) as entries:
-                return {entry.name: entry.inode() for entry in entries}
+            return sorted(path.name for path in directory.iterdir())
         except FileNotFoundError:
-            return {}
+            return []
 
     def free_bytes(self, directory: Path) -> int:
         """Return the bytes that are free for this user on the disk."""
         disk = os.statvfs(directory)
         return disk.f_bavail * disk.f_frsize
+
+
+@contextlib.contextmanager
+def lock_directory(directory: Path) -> Iterator[None]:
+    """Hold the journal's directory, creating it if needed.
+
+    Raises JournalLocked, UnsupportedJournalVersion, or BridgeError when the directory cannot be used.
+    """
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        Files().mkdir(directory)
+        descriptor = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+    except OSError as error:
+        raise BridgeError(
+            f"journal directory {directory}: {error.strerror}. Fix: make it writable for this user, or set "
+            "BRIDGE_JOURNAL_DIR to a directory that is."
+        ) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+            raise JournalLocked(
+                f"journal directory {directory} is in use by process {holder}. Fix: stop that process, or use another "
+                "directory (BRIDGE_JOURNAL_DIR)."
+            ) from error
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        refuse_legacy(directory)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def refuse_legacy(directory: Path) -> None:
+    """Raise UnsupportedJournalVersion when a journal of version 0.1.0 still holds deliveries, or cannot be read."""
+    path = directory / LEGACY_NAME
+    if not path.exists():
+        return
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            query = "SELECT EXISTS (SELECT 1 FROM groups) OR EXISTS (SELECT 1 FROM parked)"
+            (pending,) = connection.execute(query).fetchone()
+    except sqlite3.Error:
+        pending = 1
+    if pending:
+        raise UnsupportedJournalVersion(
+            f"{path} is a journal of version 0.1.0 with deliveries that are not on Kafka. Fix: drain it with version "
+            "0.1.0 (`bridge journal drain`), then remove the file; or use another directory (BRIDGE_JOURNAL_DIR)."
+        )

@@ -99,8 +99,8 @@ class GroupCommit:
         self.failure: Exception | None = None
         self.free_bytes = log.free_bytes()
         self.pending_bytes = 0
-        self._log = log
-        self._parked = parked
+        self._main_log = log
+        self._parked_logs = parked
         self._metrics = metrics
         self._on_committed = on_committed
         self._pending: deque[tuple[Delivery, asyncio.Future[None]]] = deque()
@@ -158,7 +158,7 @@ class GroupCommit:
             size += len(delivery.body) + DELIVERY_OVERHEAD_BYTES
         began = time.perf_counter()
         try:
-            group = await self._writer.run(partial(self._log.append, deliveries))
+            group = await self._writer.run(partial(self._main_log.append, deliveries))
         except OSError as error:
             self._note_failure(error)
             self._reject(self._committing)
@@ -169,8 +169,8 @@ class GroupCommit:
                     future.set_result(None)
             self._committed_at = self._loop.time()
             self._note_success()
-            self._unrecorded.set()
-            self._metrics.record_commit(deliveries, self._committed_at - began)
+            self.schedule_checkpoint()
+            self._metrics.record_commit(deliveries, time.perf_counter() - began)
         self._committing = []
         self.pending_bytes -= size
 
@@ -194,11 +194,11 @@ class GroupCommit:
 
     async def _checkpoint(self, *, force: bool = False) -> None:
         try:
-            if await self._writer.run(partial(self._log.checkpoint, force=force)):
+            if await self._writer.run(partial(self._main_log.checkpoint, force=force)):
                 self._note_success()
         except OSError as error:
             self._note_failure(error)
-        await self.write_parked(self._parked.checkpoint)
+        await self.write_parked(self._parked_logs.checkpoint)
 
     async def write_parked(self, job: Callable[[], None]) -> bool:
         """Run a job on the logs of the parked deliveries; return whether it succeeded. A failure is logged."""
@@ -222,7 +222,7 @@ class GroupCommit:
             _log.info("journal_recovered")
 
     def _count_abandoned(self) -> None:
-        abandoned = self._log.abandoned + sum(topic.log.abandoned for topic in self._parked.topics())
+        abandoned = self._main_log.abandoned + sum(topic.log.abandoned for topic in self._parked_logs.topics())
         self._metrics.record_abandoned_segments(abandoned - self._abandoned)
         self._abandoned = abandoned
 
@@ -231,7 +231,7 @@ class GroupCommit:
         while True:
             await asyncio.sleep(HOUSEKEEPING_SECONDS)
             try:
-                self.free_bytes = await self._writer.run(self._log.free_bytes)
+                self.free_bytes = await self._writer.run(self._main_log.free_bytes)
             except OSError as error:
                 self._note_failure(error)
             if self.failure is not None and not self._committing:

@@ -2,14 +2,17 @@
 
 Input: deliveries from the ingress. Output: groups of deliveries for the publisher, parked deliveries of blocked topics.
 
+Order of reading: `append` here → `group_commit.py` (one writer thread) → `log.py` (segments on disk) → `frame.py` (their
+bytes), with the file operations of `files.py`. Then `read` here → `log_reader.py` → `segment.py` (the rule of reading,
+recovery after a restart). `parked.py` is a log for each blocked topic. `interface.py` is what ingress and publisher use.
+
 Invariants:
 1. A delivery whose `append` is done is on disk: its frame is synced.
 2. A delivery is removed only by `settle`, `settle_and_park` or `unpark`, which the publisher calls after Kafka has
    confirmed the record, or parks it. Damage on disk is the exception: it is counted, logged and quarantined.
 3. `read` returns each delivery once, in the order of acknowledgement. After a crash, deliveries settled in the last
    moments before it (`CHECKPOINT_SECONDS`, or the last commit) are returned again.
-4. One thread writes. Deliveries that arrive while it syncs form the next group commit: one frame, one sync.
-5. The event loop never reads or scans the disk: depth, bytes and age come from running totals, and the last committed
+4. The event loop never reads or scans the disk: depth, bytes and age come from running totals, and the last committed
    deliveries come from memory (`TAIL_BYTES` at most) for a reader that has caught up.
 """
 
@@ -28,8 +31,7 @@ import structlog
 from bridge.config.sections import JournalSettings, QueueSettings
 from bridge.errors import BridgeError, DeliveryRejected
 from bridge.event import Delivery
-from bridge.queue.directory import lock_directory
-from bridge.queue.files import Files
+from bridge.queue.files import Files, lock_directory
 from bridge.queue.frame import State
 from bridge.queue.group_commit import DELIVERY_OVERHEAD_BYTES, GroupCommit
 from bridge.queue.interface import Group, Parked
@@ -59,19 +61,18 @@ class Journal:
         self._metrics = metrics
         segment_bytes = min(SEGMENT_BYTES, max(MIN_SEGMENT_BYTES, settings.max_bytes // 8))
         quarantine = settings.dir / QUARANTINE_NAME
-        self._journal = Log(settings.dir, quarantine, self._on_damage, files=files, segment_bytes=segment_bytes)
-        self._parked = ParkedLogs(settings.dir, quarantine, self._on_damage, files, segment_bytes)
-        state = self._journal.state
-        self._reader = self._journal.reader(state.settled)
-        self._last, self._total = self._journal.last, self._journal.total
+        self._main_log = Log(settings.dir, quarantine, self._on_damage, files=files, segment_bytes=segment_bytes)
+        self._parked_logs = ParkedLogs(settings.dir, quarantine, self._on_damage, files, segment_bytes)
+        state = self._main_log.state
+        self._reader = self._main_log.reader(state.settled)
+        self._last, self._total = self._main_log.last, self._main_log.total
         self._position, self._read_total = state.settled, state.settled_total
         self._unsettled: deque[Group] = deque()
-        self._unsettled_count = 0
         self._tail: deque[Group] = deque()
         self._tail_bytes = 0
         self._readable = asyncio.Event()
         self._reading = ThreadPoolExecutor(1, thread_name_prefix="journal-reader")
-        self._commits = GroupCommit(self._journal, self._parked, metrics, self._on_committed)
+        self._commits = GroupCommit(self._main_log, self._parked_logs, metrics, self._on_committed)
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -114,9 +115,8 @@ class Journal:
     def _close(self) -> None:
         self._commits.close()
         self._reading.shutdown()
-        self._reader.close()
-        self._journal.close()
-        self._parked.close()
+        self._main_log.close()
+        self._parked_logs.close()
 
     def _on_damage(self, damage: Damage) -> None:
         """Count and log damage; called from any thread."""
@@ -165,22 +165,23 @@ class Journal:
     @property
     def depth(self) -> int:
         """Number of deliveries on disk that are not on Kafka, the parked ones included."""
-        return self._last - self._position + self._unsettled_count + sum(self.parked.values())
+        unsettled = sum(len(group.deliveries) for group in self._unsettled)
+        return self._last - self._position + unsettled + sum(self.parked.values())
 
     @property
     def size_bytes(self) -> int:
         """Bytes of the deliveries in `depth`, and of those that wait for the disk."""
-        parked = sum(topic.size_bytes for topic in self._parked.topics())
-        return self._total - self._journal.state.settled_total + self._commits.pending_bytes + parked
+        parked = sum(topic.size_bytes for topic in self._parked_logs.topics())
+        return self._total - self._main_log.state.settled_total + self._commits.pending_bytes + parked
 
     @property
     def oldest_pending_ms(self) -> int | None:
         """Receipt of the oldest delivery in `depth`, in ms since the epoch; None when nothing is pending."""
-        received = [topic.oldest_ms for topic in self._parked.topics() if topic.count]
+        received = [topic.oldest_ms for topic in self._parked_logs.topics() if topic.count]
         if self._unsettled or self._tail:
             received.append((self._unsettled or self._tail)[0].received_ms)
         elif self._position < self._last:
-            received.append(self._journal.state.oldest_ms)
+            received.append(self._main_log.state.oldest_ms)
         return min(received, default=None)
 
     @property
@@ -191,7 +192,7 @@ class Journal:
     @property
     def parked(self) -> dict[str, int]:
         """Number of parked deliveries of each blocked topic."""
-        return {topic.topic: count for topic in self._parked.topics() if (count := topic.count)}
+        return {topic.topic: count for topic in self._parked_logs.topics() if (count := topic.count)}
 
     def _on_committed(self, group: Group) -> None:
         """Keep a committed group in memory for a reader that has caught up."""
@@ -221,7 +222,6 @@ class Journal:
                 await self._readable.wait()
                 continue
             self._unsettled += groups
-            self._unsettled_count += sum(len(group.deliveries) for group in groups)
             if groups:
                 self._read_total = groups[-1].total
                 return groups
@@ -243,7 +243,7 @@ class Journal:
     def settle(self, group: Group) -> None:
         """Remove everything up to the end of a group: Kafka has it. Recorded with the next commit."""
         while self._unsettled and self._unsettled[0].last <= group.last:
-            self._unsettled_count -= len(self._unsettled.popleft().deliveries)
+            self._unsettled.popleft()
         self._record_settled()
 
     def _record_settled(self) -> None:
@@ -253,9 +253,9 @@ class Journal:
         elif self._position == self._last:
             state = State(self._last, self._total)
         else:
-            oldest_ms = self._tail[0].received_ms if self._tail else self._journal.state.oldest_ms
+            oldest_ms = self._tail[0].received_ms if self._tail else self._main_log.state.oldest_ms
             state = State(self._position, self._read_total, oldest_ms)
-        self._journal.settle(state)
+        self._main_log.settle(state)
         self._commits.schedule_checkpoint()
 
     async def settle_and_park(self, group: Group, parked: Sequence[tuple[str, Delivery]]) -> None:
@@ -272,20 +272,20 @@ class Journal:
         for topic, delivery in parked:
             topics.setdefault(topic, []).append(delivery)
         for topic, deliveries in topics.items():
-            while not await self._commits.write_parked(partial(self._parked.append, topic, deliveries)):  # noqa: ASYNC110
+            while not await self._commits.write_parked(partial(self._parked_logs.append, topic, deliveries)):  # noqa: ASYNC110
                 await asyncio.sleep(RETRY_SECONDS)  # a disk signals nothing
 
     async def read_parked(self, topic: str, limit: int) -> list[Parked]:
         """Return the oldest parked deliveries of a topic, at most `limit`. Retries while the disk fails."""
-        log = self._parked.topic(topic)
+        log = self._parked_logs.topic(topic)
         return [] if log is None else await self._read_disk(partial(log.read, limit))
 
     async def unpark(self, parked: Sequence[Parked]) -> None:
         """Remove parked deliveries: Kafka has them. If the disk fails, a crash repeats them."""
         numbers: dict[str, set[int]] = {}
-        for each in parked:
-            numbers.setdefault(each.topic, set()).add(each.number)
+        for entry in parked:
+            numbers.setdefault(entry.topic, set()).add(entry.number)
         for name, done in numbers.items():
-            if (topic := self._parked.topic(name)) is not None:
+            if (topic := self._parked_logs.topic(name)) is not None:
                 topic.unpark(done)
-        await self._commits.write_parked(partial(self._parked.checkpoint, list(numbers)))
+        await self._commits.write_parked(partial(self._parked_logs.checkpoint, list(numbers)))

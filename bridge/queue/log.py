@@ -1,28 +1,20 @@
 """An append-only log of deliveries in one directory: segments of frames, each frame checksummed and synced.
 
-Public interface (all of it blocks; one thread calls everything but `reader()`'s object, which has its own files):
-
-    log = Log(directory, quarantine, report, files=Files(), segment_bytes=..., prefix="")     # opens; see below
-    group = log.append(deliveries)        # durable when it returns; OSError: nothing of it may be acknowledged
-    log.settle(State(upto, total, oldest_ms))   # in memory, from any thread: carried by the next frame
-    log.checkpoint()                      # write and sync a frame without deliveries, if there is anything to record
-    reader = log.reader(after)            # LogReader: reader.read(upto=log.last) -> groups
-    log.last, log.total, log.state        # last sequence number, running total of bytes, State(settled, ...)
-    log.abandoned                         # segments given up after a failed write or sync
-    log.close()
-
-Opening reads the segments, reports and quarantines damage, and never writes to an existing segment: the first frame
-of each process begins a new one. `report` gets a `segment.Damage` for all damage that the log or its readers find,
-after its bytes were copied to `quarantine/<prefix><segment>@<offset>-<checksum>`.
+Input: groups of deliveries, and up to where they are settled. Output: a frame on disk for each group; a `LogReader`
+reads them. All methods block. One thread uses a log, but any may call `settle`, and readers have files of their own.
+The directory holds the segments (`<first sequence number>.log`). Opening the log never writes to one of them: the first
+frame of each process begins a new one.
 
 Invariants:
 1. When `append` returns, its frame and everything needed to find it are synced.
 2. A failed write or sync is not repeated on the same file. The segment is abandoned, and the next frame begins a new
-   one with the same sequence number, which by the rule of reading ends the abandoned segment before that number.
-3. A segment gets its name only when its preamble and first frame are synced; the frame after that only when its name
-   is synced. A segment's space is reserved when it is created, so that a full disk does not fail a commit inside it.
-4. Sequence numbers never restart: the last segment is never deleted, others once a synced frame says that everything
-   in them is settled. Bytes that the disk could not read are moved to quarantine with their segment, not deleted.
+   one with the same sequence number: by the rule of reading (`segment.py`), what failed is never read.
+3. A segment gets its name only when its preamble and first frame are synced; the frame after that is written only when
+   the name is synced. A segment's space is reserved when it is created: a full disk fails no commit inside it.
+4. Sequence numbers never restart: the last segment is never deleted, another one only after a synced frame says that
+   everything in it is settled.
+5. Damage is reported once, with a copy of its bytes in quarantine (`<prefix><segment>@<offset>-<checksum>`). A file
+   whose bytes could not be copied is neither deleted nor replaced: it is moved to quarantine itself.
 """
 
 from __future__ import annotations
@@ -43,7 +35,7 @@ from bridge.queue.frame import (
 )
 from bridge.queue.interface import Group
 from bridge.queue.log_reader import LogReader
-from bridge.queue.segment import Damage, Segment, recover
+from bridge.queue.segment import Damage, Segment, recover, segment_path
 
 SEGMENT_BYTES = 64 * 1024 * 1024
 MIN_SEGMENT_BYTES = 64 * 1024
@@ -54,7 +46,10 @@ NEW_NAME = "new"
 
 
 class Log:
-    """One log. `report` may be called from the thread of a reader too."""
+    """One log. `last` is the last sequence number, `total` the running total of bytes, `state` what is settled.
+
+    `abandoned` counts the segments given up after a failed write or sync. `report` may be called from a reader's thread.
+    """
 
     def __init__(  # noqa: PLR0913 - names and limits of one log
         self,
@@ -66,29 +61,34 @@ class Log:
         segment_bytes: int = SEGMENT_BYTES,
         prefix: str = "",
     ) -> None:
-        """Open the log, creating the directory. Raises OSError, or UnsupportedJournalVersion."""
-        self.last = self.total = self.abandoned = 0
-        self.state = State()
+        """Open the log, creating the directory. Raises OSError, or UnsupportedJournalVersion.
+
+        `prefix` distinguishes the files of several logs in one quarantine.
+        """
+        self.abandoned = 0
         self._directory = directory
         self._quarantine = quarantine
         self._report = report
         self._files = files or Files()
         self._segment_bytes = segment_bytes
         self._prefix = prefix
-        self._segments: list[int] = []
-        self._preserved: set[int] = set()
         self._descriptor: int | None = None
         self._size = self._offset = 0
-        self._recorded = self.state
-        self._oldest_ms = 0
-        self._confirmed = True
-        self._unused: tuple[Path, int] | None = None
         self._files.mkdir(directory)
-        self._recover()
+        found = recover(self._files, directory, sync=True)
+        self.last, self.total, self.state = found.last, found.total, found.state
+        self._recorded, self._oldest_ms, self._checkpointed = found.state, found.state.oldest_ms, found.checkpointed
+        self._segments = found.segments
+        self._not_copied = found.unreadable
+        self._untrimmed = (segment_path(directory, found.segments[-1]), found.end) if found.end else None
+        for damage in found.not_segments:
+            self._quarantine_file(damage)
+        for damage in found.damage:
+            self._on_damage(damage)
 
     def reader(self, after: int) -> LogReader:
         """Return a reader of the deliveries behind a sequence number; its damage is quarantined and reported."""
-        return LogReader(self._directory, self._on_damage, after=after, files=self._files)
+        return LogReader(self._directory, self._segments, self._on_damage, after=after, files=self._files)
 
     def free_bytes(self) -> int:
         """Return the free space of the log's disk."""
@@ -117,12 +117,12 @@ class Log:
         self.state = state
 
     def checkpoint(self, *, force: bool = False) -> bool:
-        """Record the state in a frame without deliveries, if it is not recorded yet; return whether one was written.
+        """Record the state in a frame without deliveries, unless the last frame did; return whether one was written.
 
         That frame also confirms the deliveries before it: without it, damage to the last frame would look like
         a write that a power cut interrupted, and the number of lost deliveries would not be known.
         """
-        needed = force or self._recorded != self.state or not self._confirmed
+        needed = force or self._recorded != self.state or not self._checkpointed
         if needed:
             self._write(0, self.total, 0, b"")
         return needed
@@ -136,94 +136,75 @@ class Log:
         recorded = state._replace(oldest_ms=oldest_ms)
         size = HEADER_BYTES + len(payload)
         if self._descriptor is None or self._offset + size + (RESERVED_BYTES if count else 0) > self._size:
-            self._begin_segment(size, recorded)
-        assert self._descriptor is not None  # noqa: S101 - just opened
+            self._descriptor = self._begin_segment(size, recorded)
         segment = self._segments[-1]
         frame = encode_frame(segment, self._offset, count, self.last + 1, total, received_ms, recorded, payload)
         try:
             self._files.pwrite(self._descriptor, frame, self._offset)
             self._files.fsync(self._descriptor)
         except OSError:
-            self.abandoned += 1
-            self.close()
+            self._abandon()
             raise
         self._offset += size
-        self._recorded, self._oldest_ms, self._confirmed = state, oldest_ms, not count
+        self._recorded, self._oldest_ms, self._checkpointed = state, oldest_ms, not count
         self._delete_settled(state.settled)
 
-    def _begin_segment(self, needed: int, state: State) -> None:
-        """Create the segment for the next sequence number.
+    def _abandon(self) -> None:
+        self.abandoned += 1
+        self.close()
 
-        Raises OSError: the one before stays in use, unless the new one has its name already. Then the one before is
-        abandoned: by the rule of reading, it ends before the new one's number.
+    def _begin_segment(self, needed: int, state: State) -> int:
+        """Create the segment for the next sequence number and return its descriptor.
+
+        Raises OSError: the segment before it stays in use, unless the new one may have its name already.
         """
         first = self.last + 1
-        new, path = self._directory / NEW_NAME, self._path(first)
+        new, path = self._directory / NEW_NAME, segment_path(self._directory, first)
         limit = max(MIN_SEGMENT_BYTES, min(self._segment_bytes, self.free_bytes() // 8))
         size = max(limit, PREAMBLE_BYTES + HEADER_BYTES + needed + RESERVED_BYTES)
         head = encode_frame(first, PREAMBLE_BYTES, 0, first, self.total, 0, state, b"")
         descriptor = self._files.create(new)
-        replaces = False
+        renaming = False
         try:
             self._files.fallocate(descriptor, size)
             self._files.pwrite(descriptor, encode_preamble(first, size) + head, 0)
             self._files.fsync(descriptor)
-            if first in self._preserved:
-                self._files.link(path, self._quarantine_path(path))
-                self._preserved.discard(first)
-            replaces = True
+            if first in self._not_copied:
+                self._files.link(path, self._unused_name(path))
+                self._not_copied.discard(first)
+            renaming = True
             self._files.rename(new, path)
             self._files.fsync_directory(self._directory)
         except OSError:
             self._files.close(descriptor)
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # the next segment replaces it
                 self._files.unlink(new)
-            if replaces and path.name in self._files.entries(self._directory):
-                self.abandoned += 1
-                self.close()
+            if renaming and path.name in self._files.names(self._directory):
+                self._abandon()
             raise
         self.close()
-        self._descriptor, self._size, self._offset = descriptor, size, PREAMBLE_BYTES + HEADER_BYTES
+        self._size, self._offset = size, PREAMBLE_BYTES + HEADER_BYTES
         if first not in self._segments[-1:]:
             self._segments.append(first)
-        self._release_unused()
-
-    def _release_unused(self) -> None:
-        """Free the reserved space of the segment that was the last when the log was opened."""
-        if self._unused is not None and self._unused[0] != self._path(self._segments[-1]):
-            with contextlib.suppress(OSError):
-                self._files.truncate(*self._unused)
-        self._unused = None
+        if self._untrimmed is not None and self._untrimmed[0] != path:
+            with contextlib.suppress(OSError):  # costs disk space until the segment is deleted
+                self._files.truncate(*self._untrimmed)
+        self._untrimmed = None
+        return descriptor
 
     def _delete_settled(self, settled: int) -> None:
         while len(self._segments) > 1 and self._segments[1] - 1 <= settled:
-            path = self._path(self._segments[0])
+            path = segment_path(self._directory, self._segments[0])
             try:
-                if self._segments[0] in self._preserved:
-                    self._files.rename(path, self._quarantine_path(path))
+                if self._segments[0] in self._not_copied:
+                    self._files.rename(path, self._unused_name(path))
                 else:
                     self._files.unlink(path)
             except FileNotFoundError:
                 pass
             except OSError:
-                return
+                return  # again after the next frame
             del self._segments[0]
-
-    def _path(self, first: int) -> Path:
-        return self._directory / f"{first:020}.log"
-
-    def _recover(self) -> None:
-        """Take the log's state from its files; quarantine what is not a segment, report what is damaged."""
-        found = recover(self._files, self._directory, sync=True)
-        self._segments, self._preserved = found.segments, found.unreadable
-        self.last, self.total, self.state = found.last, found.total, found.state
-        self._recorded, self._oldest_ms, self._confirmed = found.state, found.state.oldest_ms, found.confirmed
-        for damage in found.not_segments:
-            self._quarantine_file(damage)
-        for damage in found.damage:
-            self._on_damage(damage)
-        if found.end:
-            self._unused = self._path(found.segments[-1]), found.end
 
     # Damage.
 
@@ -233,7 +214,7 @@ class Log:
             try:
                 damage = self._copy(damage)
             except OSError:
-                self._preserved.add(int(damage.path.stem))
+                self._not_copied.add(int(damage.path.stem))
         if damage.lost or not damage.repeated:
             self._report(damage)
 
@@ -258,14 +239,14 @@ class Log:
     def _quarantine_file(self, damage: Damage) -> None:
         """Move a file that is not a segment to quarantine, and report it."""
         try:
-            target = self._quarantine_path(damage.path)
+            target = self._unused_name(damage.path)
             self._files.rename(damage.path, target)
             damage = damage._replace(copy=target)
         except OSError:
-            self._preserved.add(int(damage.path.stem))
+            self._not_copied.add(int(damage.path.stem))
         self._report(damage)
 
-    def _quarantine_path(self, path: Path) -> Path:
+    def _unused_name(self, path: Path) -> Path:
         """Return an unused name in quarantine for a whole file."""
         self._files.mkdir(self._quarantine)
         target = self._quarantine / f"{self._prefix}{path.name}"

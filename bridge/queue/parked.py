@@ -83,11 +83,6 @@ class ParkedTopic:
             total = self.log.total
             self.log.settle(State(self._position, total if self._position == self.log.last else self._total, oldest_ms))
 
-    def close(self) -> None:
-        """Close the files."""
-        self._reader.close()
-        self.log.close()
-
 
 class ParkedLogs:
     """The parked deliveries of all topics."""
@@ -102,7 +97,7 @@ class ParkedLogs:
         self._files = files
         self._segment_bytes = min(segment_bytes, SEGMENT_BYTES)
         self._topics: dict[str, ParkedTopic] = {}
-        for name in sorted(files.entries(self._directory)):
+        for name in files.names(self._directory):
             if (self._directory / name).is_dir():
                 self._open(unquote(name))
 
@@ -140,4 +135,4 @@ class ParkedLogs:
     def close(self) -> None:
         """Close all files."""
         for topic in self.topics():
-            topic.close()
+            topic.log.close()

@@ -1,7 +1,8 @@
 """The segments of a log: reading their frames, and the state of a log from its last valid frame. Nothing here writes.
 
-Only files named by 20 digits and `.log` are segments. A file whose preamble names another number, or that has neither
-a valid preamble nor a valid frame, is not a segment of this log. A segment named n ends all earlier ones at n - 1.
+Rule of reading: a segment named n ends all earlier ones at n - 1. What they hold beyond that is of a commit that
+failed. Only files named by 20 digits and `.log` are segments. A file whose preamble names another number, or that has
+neither a valid preamble nor a valid frame, is not a segment of this log.
 """
 
 from __future__ import annotations
@@ -55,6 +56,16 @@ class Damage(NamedTuple):
     repeated: bool = False
 
 
+def segment_path(directory: Path, first: int) -> Path:
+    """Return the path of the segment whose first sequence number is `first`."""
+    return directory / f"{first:020}.log"
+
+
+def segment_paths(files: Files, directory: Path) -> list[Path]:
+    """Return the files that are named as segments, in order."""
+    return [directory / name for name in files.names(directory) if _NAME.fullmatch(name) and int(name[:20])]
+
+
 class Segment:
     """A segment file opened for reading. Raises OSError."""
 
@@ -63,14 +74,14 @@ class Segment:
         self.path = path
         self.first = int(path.stem)
         self.unreadable = False
-        self.skip_unreadable = skip_unreadable
+        self._skip_unreadable = skip_unreadable
         self._files = files
         self._descriptor = files.open(path)
         self._buffer = b""
         self._buffer_offset = 0
         try:
             self.size = files.size(self._descriptor)
-            self.preamble = decode_preamble(self.read(0, PREAMBLE_BYTES))
+            self.preamble = decode_preamble(self._pread(PREAMBLE_BYTES, 0))
         except OSError:
             self.close()
             raise
@@ -83,9 +94,16 @@ class Segment:
         """Wait until what a process before this one wrote is on disk."""
         self._files.fsync(self._descriptor)
 
-    def discard_buffer(self) -> None:
-        """Forget what was read: the writer may have appended."""
-        self._buffer = b""
+    def is_genuine(self) -> bool:
+        """Return whether the file is this log's under this name. Raises UnsupportedJournalVersion for a newer format."""
+        if self.preamble is None:
+            return self.search(0)[0] is not None
+        if self.preamble.version > VERSION:
+            raise UnsupportedJournalVersion(
+                f"{self.path} has format {self.preamble.version}, this version of the bridge reads up to {VERSION}. "
+                "Fix: start the newer version that wrote it, or use another directory (BRIDGE_JOURNAL_DIR)."
+            )
+        return self.preamble.first == self.first
 
     def read(self, offset: int, size: int) -> memoryview:
         """Return up to `size` bytes at an offset."""
@@ -110,7 +128,7 @@ class Segment:
         try:
             return self._files.pread(self._descriptor, size, offset)
         except OSError:
-            if not self.skip_unreadable:
+            if not self._skip_unreadable:
                 raise
         self.unreadable = True
         blocks: list[bytes] = []
@@ -162,34 +180,13 @@ class Segment:
             offset = found
 
 
-def segment_paths(files: Files, directory: Path) -> dict[Path, int]:
-    """Return the files that are named as segments, in order, with their inode numbers."""
-    return {
-        directory / name: inode
-        for name, inode in sorted(files.entries(directory).items())
-        if _NAME.fullmatch(name) and int(name[:20])
-    }
-
-
-def is_genuine(segment: Segment) -> bool:
-    """Return whether a file is this log's under this name. Raises UnsupportedJournalVersion for a newer format."""
-    preamble = segment.preamble
-    if preamble is None:
-        return segment.search(0)[0] is not None
-    if preamble.version > VERSION:
-        raise UnsupportedJournalVersion(
-            f"{segment.path} has format {preamble.version}, this version of the bridge reads up to {VERSION}. Fix: "
-            "start the newer version that wrote it, or use another directory (BRIDGE_JOURNAL_DIR)."
-        )
-    return preamble.first == segment.first
-
-
 class Recovery(NamedTuple):
     """A log as its files show it: the segments in order, and the state in the last valid frame.
 
-    `not_segments` are files that only have a segment's name. `end` is where the last segment's frames end if it is
-    undamaged, otherwise 0; `confirmed` says that its last frame has no deliveries. `damage` is what the last segment
-    shows: how many deliveries damage before the last valid frame costs, a reader finds out.
+    `not_segments` are files that only have a segment's name, `unreadable` segments with blocks that cannot be read.
+    `checkpointed` says that the last valid frame has no deliveries. `end` is where the last segment's frames end if it
+    is undamaged, otherwise 0. `damage` is what the last segment shows: how many deliveries damage before the last valid
+    frame costs, a reader finds out.
     """
 
     segments: list[int]
@@ -198,7 +195,7 @@ class Recovery(NamedTuple):
     last: int
     total: int
     state: State
-    confirmed: bool
+    checkpointed: bool
     end: int
     damage: list[Damage]
 
@@ -211,25 +208,25 @@ def recover(files: Files, directory: Path, *, sync: bool = False) -> Recovery:
     """
     segments, not_segments, unreadable = _classify(files, directory)
     last_frame: Frame | None = None
-    last_damage: list[Damage] = []
+    damage: list[Damage] = []
     end, limit = 0, 2**63
     for first in reversed(segments):
-        with contextlib.closing(Segment(files, directory / f"{first:020}.log")) as segment:
+        with contextlib.closing(Segment(files, segment_path(directory, first))) as segment:
             last_frame, ranges = _scan(segment, limit)
             if first == segments[-1]:
                 if sync:
                     segment.sync()
-                last_damage = _damage(segment, last_frame, ranges)
-                end = last_frame.end if last_frame is not None and not last_damage and not segment.unreadable else 0
+                damage = _damage(segment, last_frame, ranges)
+                end = last_frame.end if last_frame is not None and not damage and not segment.unreadable else 0
         if last_frame is not None:
             break
         limit = first - 1
-    last, total, state, confirmed = 0, 0, State(), True
+    last, total, state, checkpointed = 0, 0, State(), True
     if last_frame is not None:
         last, total, state = last_frame.last, last_frame.total, last_frame.state
-        confirmed = not last_frame.deliveries
+        checkpointed = not last_frame.deliveries
     last = max(last, segments[-1] - 1) if segments else 0
-    return Recovery(segments, not_segments, unreadable, last, total, state, confirmed, end, last_damage)
+    return Recovery(segments, not_segments, unreadable, last, total, state, checkpointed, end, damage)
 
 
 def _classify(files: Files, directory: Path) -> tuple[list[int], list[Damage], set[int]]:
@@ -241,7 +238,7 @@ def _classify(files: Files, directory: Path) -> tuple[list[int], list[Damage], s
         try:
             with contextlib.closing(Segment(files, path)) as segment:
                 size, detail = segment.size, "the file is not a segment of this log"
-                genuine = is_genuine(segment)
+                genuine = segment.is_genuine()
                 if segment.unreadable:
                     unreadable.add(segment.first)
         except OSError as error:

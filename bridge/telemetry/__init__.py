@@ -1,1 +1,1 @@
-"""Metrics, traces, logs."""
+"""Metrics, health, traces, logs, and the recent activity that the admin page shows."""

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter as Tally
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from importlib.metadata import version
 from typing import NamedTuple
 
@@ -57,87 +59,57 @@ class Metrics:
         self._recent = recent or RecentActivity()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=registry)
-        build = Gauge(
-            "bridge_build_info", "Always 1; the label is the bridge's version.", ["version"], registry=registry
-        )
+        counter, gauge = partial(Counter, registry=registry), partial(Gauge, registry=registry)
+        latency = partial(Histogram, buckets=_LATENCY_BUCKETS, registry=registry)
+        build = gauge("bridge_build_info", "Always 1; the label is the bridge's version.", ["version"])
         build.labels(version("gumlet-kafka-bridge")).set(1)
 
         self._requests = RequestCounter(registry)
-        self._rejections = Counter(
+        self._rejections = counter(
             "bridge_http_requests_rejected",
             "Requests and connections that the public port rejected, by HTTP status and reason.",
             ["status", "reason"],
-            registry=registry,
         )
         for reason, status in REJECTIONS.items():
             self._rejections.labels(str(status), reason)
-        self._ack_latency = Histogram(
-            "bridge_ack_latency_seconds",
-            "Time from a delivery's headers to its response 200.",
-            buckets=_LATENCY_BUCKETS,
-            registry=registry,
+        self._ack_latency = latency("bridge_ack_latency_seconds", "Time from a delivery's headers to its response 200.")
+        self._commit_latency = latency("bridge_journal_commit_seconds", "Time of one journal commit, with its fsync.")
+        self._commit_size = latency(
+            "bridge_journal_commit_deliveries", "Deliveries in one journal commit.", buckets=_BATCH_SIZE_BUCKETS
         )
-        self._commit_latency = Histogram(
-            "bridge_journal_commit_seconds",
-            "Time of one journal commit, with its fsync.",
-            buckets=_LATENCY_BUCKETS,
-            registry=registry,
+        self.journal_damaged = counter("bridge_journal_corruptions", "Corrupted places found in the journal.")
+        self.journal_missing = counter(
+            "bridge_journal_lost_deliveries", "Acknowledged deliveries that a corrupted journal no longer holds."
         )
-        self._commit_size = Histogram(
-            "bridge_journal_commit_deliveries",
-            "Deliveries in one journal commit.",
-            buckets=_BATCH_SIZE_BUCKETS,
-            registry=registry,
-        )
-        self.journal_damaged = Counter(
-            "bridge_journal_corruptions", "Corrupted places found in the journal.", registry=registry
-        )
-        self.journal_missing = Counter(
-            "bridge_journal_lost_deliveries",
-            "Acknowledged deliveries that a corrupted journal no longer holds.",
-            registry=registry,
-        )
-        self._quarantined_bytes = Counter(
+        self._quarantined_bytes = counter(
             "bridge_journal_quarantined_bytes",
             "Corrupted bytes found in the journal; copies are in its directory quarantine.",
-            registry=registry,
         )
-        self._abandoned_segments = Counter(
-            "bridge_journal_abandoned_segments",
-            "Journal segments given up after a failed write or fsync.",
-            registry=registry,
+        self._abandoned_segments = counter(
+            "bridge_journal_abandoned_segments", "Journal segments given up after a failed write or fsync."
         )
-        self.records = Counter(
-            "bridge_kafka_records_published", "Records that Kafka confirmed, by topic.", ["topic"], registry=registry
-        )
-        self._publish_latency = Histogram(
+        self.records = counter("bridge_kafka_records_published", "Records that Kafka confirmed, by topic.", ["topic"])
+        self._publish_latency = latency(
             "bridge_publish_latency_seconds",
             "Time from the receipt of a delivery to Kafka's confirmation of its record.",
             buckets=_PUBLISH_LATENCY_BUCKETS,
-            registry=registry,
         )
-        self._duplicates = Counter(
+        self._duplicates = counter(
             "bridge_duplicate_records",
             "Records that Kafka confirmed and whose id this process had published before (approximate: it recognizes "
             "half of the ids after 90,000 other events).",
-            registry=registry,
         )
         self._ids = DuplicateCounter()
-        self._dead_letters = Counter(
-            "bridge_dead_letters",
-            "Deliveries published to the dead-letter topic, by reason.",
-            ["reason"],
-            registry=registry,
+        self._dead_letters = counter(
+            "bridge_dead_letters", "Deliveries published to the dead-letter topic, by reason.", ["reason"]
         )
         for reason in DEAD_LETTERS:
             self._dead_letters.labels(reason)
-        self.kafka_connected = Gauge(
-            "bridge_kafka_connected", "Whether the producer is connected to Kafka (1) or not (0).", registry=registry
+        self.kafka_connected = gauge(
+            "bridge_kafka_connected", "Whether the producer is connected to Kafka (1) or not (0)."
         )
-        self.producer_replacements = Counter(
-            "bridge_kafka_producer_restarts",
-            "Kafka producers closed and replaced after a failure.",
-            registry=registry,
+        self.producer_replacements = counter(
+            "bridge_kafka_producer_restarts", "Kafka producers closed and replaced after a failure."
         )
 
     def initialize(self, sources: Iterable[str], topics: Iterable[str]) -> None:
@@ -217,11 +189,7 @@ class Metrics:
 
     def journal_faults(self) -> tuple[float, float]:
         """Return the corrupted places and the lost deliveries that the journal has counted."""
-        counters = self.journal_damaged, self.journal_missing
-        corruptions, lost = (
-            next(sample.value for family in counter.collect() for sample in family.samples) for counter in counters
-        )
-        return corruptions, lost
+        return _samples(self.journal_damaged)[""], _samples(self.journal_missing)[""]
 
     def totals(self) -> Totals:
         """Return the running totals that the page and the health checks use."""
@@ -242,11 +210,10 @@ class Metrics:
         return generate_latest(self.registry)
 
 
-def _samples(counter: Counter, label: str) -> dict[str, float]:
-    """Return a counter's values, added up by one of its labels."""
-    values: dict[str, float] = {}
-    for family in counter.collect():
-        for sample in family.samples:
-            if sample.name.endswith("_total"):
-                values[sample.labels[label]] = values.get(sample.labels[label], 0.0) + sample.value
-    return values
+def _samples(counter: Counter, label: str = "") -> dict[str, float]:
+    """Return a counter's values, added up by one of its labels; without one, under the empty name."""
+    values: defaultdict[str, float] = defaultdict(float)
+    for sample in (sample for family in counter.collect() for sample in family.samples):
+        if sample.name.endswith("_total"):
+            values[sample.labels.get(label, "")] += sample.value
+    return dict(values)

@@ -90,7 +90,6 @@ def measure_backlog(directory: Path, count: int) -> list[float]:
     while reader.read(log.last):
         pass
     rate = count / (time.perf_counter() - began)
-    reader.close()
     log.close()
     return [size / max(1, first_of_last - 1), opened, rate]
 

@@ -33,7 +33,9 @@ def documents() -> list[str]:
     )
     if listed.returncode:
         return [str(path.relative_to(ROOT)) for path in ROOT.rglob("*.md") if "node_modules" not in path.parts]
-    return [name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
+    # A template's links are those of the document that is rendered from it.
+    names = [name for name in listed.stdout.splitlines() if not name.endswith(".template.md")]
+    return [name for name in names if (ROOT / name).is_file()]
 
 
 def anchors(text: str) -> set[str]:

@@ -91,11 +91,13 @@ def prometheus_rule() -> str:
 
 
 RIGHTS = {
-    "bridge": ("Write", "Describe", "DescribeConfigs"),
-    "bridge-operator": ("Read", "Write", "Describe", "DescribeConfigs"),
+    "bridge": ("Write", "DescribeConfigs"),
+    "bridge-operator": ("Read", "Write", "DescribeConfigs"),
+    "bridge-topics": ("Create", "Alter", "AlterConfigs"),
 }
-"""Each user's operations on the contract's topics: the daemon's with BRIDGE_TOPICS_PROVISION=verify, and the user's of
-the commands that read events (`tail`, `assets`, `dead-letter`, `reconcile`) and publish them again."""
+"""Each user's operations on the contract's topics: the daemon's with BRIDGE_TOPICS_PROVISION=verify; the user's of the
+commands that read events (`tail`, `assets`, `dead-letter`, `reconcile`) and publish them again; and the user's of
+`topics apply`. Kafka derives Describe from Read, Write and Alter, and DescribeConfigs from AlterConfigs."""
 
 
 def strimzi_topics() -> str:

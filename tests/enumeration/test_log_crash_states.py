@@ -235,11 +235,11 @@ def check_log(root: Path, name: str, owed: list[int], allowed: set[int]) -> None
 
 def read_ids(log: Log) -> list[int]:
     """Return the numbers of all deliveries that are not settled, in the order of reading."""
-    with contextlib.closing(log.reader(log.state.settled)) as reader:
-        numbers: list[int] = []
-        while groups := reader.read(log.last):
-            numbers += [int(each.body.partition(b":")[0]) for group in groups for each in group.deliveries]
-        return numbers
+    reader = log.reader(log.state.settled)
+    numbers: list[int] = []
+    while groups := reader.read(log.last):
+        numbers += [int(each.body.partition(b":")[0]) for group in groups for each in group.deliveries]
+    return numbers
 
 
 @pytest.fixture

@@ -67,11 +67,11 @@ def open_log(root: Path, damage: list[Damage]) -> Log:
 
 def read_numbers(log: Log) -> list[int]:
     """Return the numbers in the bodies of all pending deliveries."""
-    with contextlib.closing(log.reader(log.state.settled)) as reader:
-        numbers: list[int] = []
-        while groups := reader.read(log.last):
-            numbers += [int(each.body.partition(b":")[0]) for group in groups for each in group.deliveries]
-        return numbers
+    reader = log.reader(log.state.settled)
+    numbers: list[int] = []
+    while groups := reader.read(log.last):
+        numbers += [int(each.body.partition(b":")[0]) for group in groups for each in group.deliveries]
+    return numbers
 
 
 @pytest.fixture

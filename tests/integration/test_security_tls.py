@@ -53,7 +53,12 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     """Make an authority."""
     if shutil.which("openssl") is None:
         pytest.skip("no openssl to make certificates with")
-    directory = tmp_path_factory.mktemp("authority")
+    return new_authority(tmp_path_factory.mktemp("authority"))
+
+
+def new_authority(directory: Path) -> Authority:
+    """Make an authority in a directory."""
+    directory.mkdir(exist_ok=True)
     ca = directory / "ca.pem"
     key = directory / "ca.key"
     openssl(
@@ -106,6 +111,55 @@ async def arrives(daemon: Daemon, kafka: SecureKafka, prefix: str) -> None:
     wait_for(daemon.drained, 60, "Kafka over TLS")
     (record,) = await read_all(kafka.node.bootstrap_servers, [f"{prefix}video.status.created"])
     assert record.key == b"5fd088e0a47da8246f1fb756"
+
+
+@pytest.mark.long
+async def test_renewed_certificates_are_used_by_the_running_producer(
+    kafka_libraries: Path, tmp_path: Path, prefix: str
+) -> None:
+    """All files are replaced by those of another authority, and Kafka with them: the next connection uses them."""
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl to make certificates with")
+    store, trust, ca, certificate, key = (
+        tmp_path / f"{name}.pem" for name in ("store", "trust", "ca", "client", "key")
+    )
+
+    def renew(name: str) -> None:
+        authority = new_authority(tmp_path / name)
+        broker, broker_key = authority.certificate("broker")
+        store.write_text(broker_key.read_text() + broker.read_text())
+        client, client_key = authority.certificate("client")
+        for source, target in ((authority.ca, trust), (authority.ca, ca), (client, certificate), (client_key, key)):
+            shutil.copy(source, target)
+
+    renew("first")
+    mutual = f"127.0.0.1:{free_port()}"
+    properties = {
+        "ssl.keystore.type": "PEM",
+        "ssl.keystore.location": str(store),
+        "ssl.truststore.type": "PEM",
+        "ssl.truststore.location": str(trust),
+        "listener.name.ssl.ssl.client.auth": "required",
+    }
+    settings: dict[str, Any] = {
+        "kafka_security_protocol": "SSL",
+        "kafka_ssl_cafile": ca,
+        "kafka_ssl_certfile": certificate,
+        "kafka_ssl_keyfile": key,
+        "kafka_delivery_timeout_seconds": 600,  # the producer is not replaced meanwhile
+    }
+    with (
+        ApacheKafka(kafka_libraries, tmp_path / "kafka", listeners={"SSL": mutual}, properties=properties) as node,
+        Daemon(tmp_path, mutual, prefix, **settings) as daemon,
+    ):
+        await arrives(daemon, SecureKafka(node, mutual, ""), prefix)
+        node.stop()
+        renew("second")
+        node.start()
+        assert daemon.post(BODY).status == 200
+        wait_for(daemon.drained, 60, "a delivery over the renewed certificates")
+        assert daemon.logged("kafka_certificates_reloaded")
+        assert daemon.metric("bridge_kafka_producer_restarts_total") == 0
 
 
 async def test_kafka_over_mutual_tls(

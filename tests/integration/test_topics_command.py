@@ -39,7 +39,7 @@ def test_list_needs_no_kafka(prefix: str) -> None:
     result = topics("list", BRIDGE_TOPICS_PREFIX=prefix, BRIDGE_KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:1")
     assert result.exit_code == 0
     for topic in Contract.load(prefix).topics.values():
-        assert topic.name in result.stdout
+        assert f'"topic":"{topic.name}"' in result.stdout
 
 
 def test_check_fails_until_apply_created_the_topics(environment: dict[str, str], prefix: str) -> None:
@@ -49,7 +49,7 @@ def test_check_fails_until_apply_created_the_topics(environment: dict[str, str],
     assert f"{prefix}dead-letter" in missing.stdout
     assert topics("apply", "--yes", **environment).exit_code == 0
     assert topics("check", **environment).exit_code == 0
-    assert "Nothing to change" in topics("apply", **environment).stdout
+    assert "Nothing to change" in topics("apply", **environment).stderr
 
 
 @pytest.mark.parametrize(("options", "answer"), [(["--dry-run"], None), ([], "n\n")])
@@ -67,10 +67,11 @@ def test_apply_adds_partitions_only_with_its_option(environment: dict[str, str])
     assert topics("apply", "--yes", **environment).exit_code == 0
     more = {**environment, "BRIDGE_TOPICS_PARTITIONS": "3"}
     unchanged = topics("apply", "--yes", **more)
-    assert "not changed" in unchanged.stdout
+    assert "Nothing to change" in unchanged.stderr
+    assert "--add-partitions" in unchanged.stdout
     assert topics("check", **more).exit_code == 1
     added = topics("apply", "--yes", "--add-partitions", **more)
-    assert "Adding partitions assigns keys" in added.stdout
+    assert "Adding partitions assigns keys" in added.stderr
     assert topics("check", **more).exit_code == 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import contextmanager
 from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,7 +14,8 @@ from bridge.config.sections import KafkaSettings
 from bridge.contract.schemas import Contract
 from bridge.devtools.simulated_assets import READY, REPACKAGED, WORKSPACES
 from tests.support.cli import bridge, make_topics
-from tests.support.consumers import CONSUMERS, Program, assets, query
+from tests.support.consumer_builds import python_command
+from tests.support.consumers import Program, assets, query
 from tests.support.daemon import TOKEN, Daemon, wait_for
 from tests.support.delivery_checker import header, read_all
 from tests.support.mock_gumlet import gumlet
@@ -34,7 +34,6 @@ BEFORE, DURING, AFTER = 10, 40, 10
 """Assets before, during and after the outage."""
 PACE = 0.003
 """Seconds between events: their times of receipt, in milliseconds, differ."""
-COMMAND: list[str | Path] = [sys.executable, CONSUMERS / "python" / "consumer.py"]
 
 
 class State(NamedTuple):
@@ -68,7 +67,7 @@ async def publish_disordered(servers: str, records: list[ConsumerRecord], prefix
 @contextmanager
 def consumer(broker: Broker, database: Path, prefix: str) -> Iterator[Program]:
     """Run a consumer and stop it."""
-    with Program(COMMAND, broker.bootstrap_servers, database, prefix) as program:
+    with Program(python_command(), broker.bootstrap_servers, database, prefix) as program:
         yield program
         program.stop()
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
+from tests.support.consumer_builds import BUILDS, python_command
 from tests.support.consumers import (
-    CONSUMERS,
     PARTITIONS,
+    SECONDS,
     Program,
     Scenario,
     assets,
@@ -47,11 +47,16 @@ class Consumer(NamedTuple):
     database: Path | str
 
 
-@pytest.fixture(params=["python", "python-postgresql"])
-def consumer(request: pytest.FixtureRequest, prefix: str, tmp_path: Path) -> Iterator[Consumer]:
+@pytest.fixture(params=["python", "python-postgresql", *BUILDS])
+def consumer(
+    request: pytest.FixtureRequest, prefix: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Consumer]:
     """Each consumer in turn."""
-    command: list[str | Path] = [sys.executable, CONSUMERS / "python" / "consumer.py"]
-    if request.param != "python-postgresql":
+    if build := BUILDS.get(request.param):
+        yield Consumer(build(tmp_path_factory.mktemp("build")), tmp_path / "assets.sqlite")
+        return
+    command = python_command()
+    if request.param == "python":
         yield Consumer(command, tmp_path / "assets.sqlite")
         return
     psycopg = pytest.importorskip("psycopg", reason="psycopg is not installed")
@@ -123,8 +128,10 @@ async def test_table_is_correct_after_duplicates_disorder_a_crash_and_a_rebalanc
     with first, second:
         name = group(database)
         members = 0
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(SECONDS):
             while members != 2:
+                first.check_running()
+                second.check_running()
                 members = await count_members(servers, name)
         await publish(servers, events[half:tail])
         await asyncio.to_thread(first.wait_until_handled, len({event.id for event in events[:tail]}))

@@ -16,7 +16,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from bridge.contract.normalizer import Normalizer
-from bridge.contract.schemas import Contract, schemas_directory
+from bridge.contract.schemas import Contract
 from bridge.event import Delivery, Event
 from bridge.kafka.wire_format import encode_guid_header, encode_id_prefix
 from tests.support.daemon import wait_for
@@ -24,7 +24,6 @@ from tests.support.daemon import wait_for
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-CONSUMERS = schemas_directory() / "consumers"
 PROCESSED = ["ready", "errored", "repackaged"]
 RANKS = {"created": 0, "downloaded": 1, "stream_ready": 2, "optimized": 3, "processed": 3, "deleted": 5}
 RANKS |= dict.fromkeys(PROCESSED, 4)
@@ -64,11 +63,15 @@ class Program:
         self.process.send_signal(signal.SIGTERM)
         assert self.process.wait(SECONDS) in (0, 143), self._log.read_text()
 
+    def check_running(self) -> None:
+        """Fail with its output if it has ended."""
+        assert self.process.poll() is None, self._log.read_text()
+
     def wait_until_handled(self, count: int) -> None:
         """Wait until the database has at least so many ids of handled records."""
 
         def handled() -> bool:
-            assert self.process.poll() is None, self._log.read_text()
+            self.check_running()
             return count_handled(self._database) >= count
 
         wait_for(handled, SECONDS, f"{count} records are handled")

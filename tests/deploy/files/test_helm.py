@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tests.deploy.external_tools import DEPLOY, kubernetes_schemas, prometheus_operator_crds, run, tool
-from tests.deploy.files.test_kubernetes import KUBERNETES, check_policies
+from tests.deploy.files.test_kubernetes import KUBERNETES, check_policies, compose
 
 CHART = DEPLOY / "helm" / "gumlet-kafka-bridge"
 OF_HELM = ("app.kubernetes.io/managed-by", "helm.sh/chart")
@@ -30,6 +30,9 @@ def normalize(text: str) -> dict[str, Any]:
         if document and document["kind"] != "Namespace":
             metadata = document["metadata"]
             metadata.pop("namespace", None)
+            hooks = metadata.pop("annotations", {})
+            if kept := {key: value for key, value in hooks.items() if not key.startswith("helm.sh/")}:
+                metadata["annotations"] = kept
             metadata["labels"] = {key: value for key, value in metadata["labels"].items() if key not in OF_HELM}
             template = document["spec"].get("template", {}).get("metadata", {}) if "spec" in document else {}
             template.pop("annotations", None)
@@ -55,10 +58,19 @@ def test_chart_and_overlay_render_the_same_objects(overlay: str, options: tuple[
         assert rendered == of_kustomize[name], name
 
 
+def test_chart_and_component_render_the_same_job_for_the_topics(tmp_path: Path) -> None:
+    """The option `topics.apply` is the component `topics`."""
+    own = compose("topics", tmp_path=tmp_path, image="registry.example.com/gumlet-kafka-bridge")
+    of_kustomize = normalize(yaml.safe_dump_all([own["Job/bridge-topics"]]))
+    of_helm = normalize(render("--set=topics.apply=true", "--set=image.tag=0.1.0"))
+    assert of_helm["Job/bridge-topics"] == of_kustomize["Job/bridge-topics"]
+
+
 @pytest.mark.parametrize(
     "options",
     [
         (),
+        ("--set=topics.apply=true",),
         ("--set=ack=kafka", "--set=ingress.enabled=true"),
         ("--set=gateway.enabled=true", "--set=fixedIds=false", "--set=journal.storageClassName=fast"),
         ("--set=monitoring.enabled=true", "--set=monitoring.labels.release=kube-prometheus-stack"),

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from typer.core import TyperGroup
 
 from bridge.cli import COMMANDS
 from bridge.config.settings import PREFIX
@@ -274,15 +275,16 @@ def test_service_sends_deliveries_to_the_pods_of_one_mode(objects: dict[str, dic
     assert objects["Service/bridge"]["spec"]["selector"]["gumlet-kafka-bridge/ack"] == mode
 
 
-def compose(component: str, tmp_path: Path) -> dict[str, dict[str, Any]]:
-    """Render an overlay of a user's own: `journal` and one component."""
+def compose(*components: str, tmp_path: Path, image: str = "gumlet-kafka-bridge") -> dict[str, dict[str, Any]]:
+    """Render an overlay of a user's own: `journal` and components, with the image of the Jobs."""
     copied = tmp_path / "kubernetes"
     shutil.copytree(KUBERNETES, copied)
     own = copied / "overlays" / "own"
     own.mkdir()
     (own / "kustomization.yaml").write_text(
         "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nnamespace: gumlet\n"
-        f"resources: [../journal]\ncomponents: [../../components/{component}]\n"
+        f"resources: [../journal]\ncomponents: [{', '.join(f'../../components/{name}' for name in components)}]\n"
+        f"images: [{{name: gumlet-kafka-bridge, newName: {image}, newTag: 0.1.0}}]\n"
     )
     text = run(tool("kubectl"), "kustomize", own)
     return {f"{each['kind']}/{each['metadata']['name']}": each for each in yaml.safe_load_all(text)}
@@ -291,7 +293,7 @@ def compose(component: str, tmp_path: Path) -> dict[str, dict[str, Any]]:
 @pytest.mark.parametrize("kind", ["Ingress", "HTTPRoute"])
 def test_route_leads_to_the_public_port_only(kind: str, tmp_path: Path) -> None:
     """Neither an Ingress nor a Gateway reaches the admin port."""
-    objects = compose("gateway" if kind == "HTTPRoute" else "ingress", tmp_path)
+    objects = compose("gateway" if kind == "HTTPRoute" else "ingress", tmp_path=tmp_path)
     (rule,) = objects[f"{kind}/bridge"]["spec"]["rules"]
     backend = rule["http"]["paths"][0]["backend"]["service"] if kind == "Ingress" else rule["backendRefs"][0]
     assert backend["name"] == "bridge"
@@ -300,14 +302,14 @@ def test_route_leads_to_the_public_port_only(kind: str, tmp_path: Path) -> None:
 
 def test_openshift_component_leaves_ids_to_the_platform(tmp_path: Path) -> None:
     """The restricted-v2 policy refuses pods that ask for a user or group id of their own."""
-    security = workload(compose("openshift", tmp_path))["spec"]["template"]["spec"]["securityContext"]
+    security = workload(compose("openshift", tmp_path=tmp_path))["spec"]["template"]["spec"]["securityContext"]
     assert security.keys() == {"runAsNonRoot", "fsGroupChangePolicy", "seccompProfile"}
 
 
 @pytest.mark.parametrize("component", ["kafka-scram", "kafka-mtls"])
 def test_kafka_component_mounts_every_file_that_it_names(component: str, tmp_path: Path) -> None:
     """Its settings exist, and each file that they name lies in a mounted Secret."""
-    objects = compose(component, tmp_path)
+    objects = compose(component, tmp_path=tmp_path)
     (container,) = workload(objects)["spec"]["template"]["spec"]["containers"]
     (data,) = [each["data"] for name, each in objects.items() if name.startswith("ConfigMap/")]
     assert data.keys() | {each["name"] for each in container["env"]} <= known_variables()
@@ -326,3 +328,24 @@ def test_kafka_component_mounts_every_file_that_it_names(component: str, tmp_pat
 def test_generated_file_is_up_to_date(path: Path) -> None:
     """Topics and rights follow the contract: `make deploy-files` writes them."""
     assert path.read_text() == GENERATED[path]()
+
+
+@pytest.mark.parametrize("security", ["kafka-scram", "kafka-mtls"])
+def test_jobs_have_the_settings_and_the_files_of_the_bridge(security: str, tmp_path: Path) -> None:
+    """The topics Job and the reconciliation reach a secured Kafka: the same files, a command that does not ask."""
+    objects = compose("topics", "reconcile", security, tmp_path=tmp_path)
+    (bridge,) = workload(objects)["spec"]["template"]["spec"]["containers"]
+    job = objects["Job/bridge-topics"]["spec"]["template"]
+    cron = objects["CronJob/bridge-reconcile"]["spec"]["jobTemplate"]["spec"]["template"]
+    for pod in (job, cron):
+        (container,) = pod["spec"]["containers"]
+        assert container["envFrom"][0] == bridge["envFrom"][0]
+        assert container["volumeMounts"][0] in bridge["volumeMounts"]
+        assert pod["spec"]["volumes"][0] in workload(objects)["spec"]["template"]["spec"]["volumes"]
+        assert container["securityContext"] == bridge["securityContext"]
+        for shared in ("NetworkPolicy/bridge-to-kafka", "NetworkPolicy/bridge-to-dns"):
+            assert selects(objects[shared]["spec"]["podSelector"], pod["metadata"]["labels"])
+    name, *options = job["spec"]["containers"][0]["args"]
+    command = typer.main.get_command(import_module(COMMANDS[name]).app)
+    assert isinstance(command, TyperGroup)
+    assert command.commands[options[0]].make_context(options[0], options[1:]).params["yes"] is True

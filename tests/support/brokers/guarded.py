@@ -1,8 +1,9 @@
 """An Apache Kafka with access control: TLS, SASL, ACLs and automatic topic creation, each on its own listener.
 
-The PLAINTEXT listener is for the test as administrator (User:ANONYMOUS is a super user). User `bridge` with password
-PASSWORD connects to `sasl` and may do nothing until `allow` is called. `tls` presents `certificate`, which signs
-itself. `unresolvable` leads to a listener whose advertised name does not resolve.
+The PLAINTEXT listener is for the test as administrator (User:ANONYMOUS is a super user). The USERS, with password
+PASSWORD, connect to `sasl`; they may do nothing until `allow` is called for `bridge`, or ACLs are created otherwise.
+`tls` presents `certificate`, which signs itself. `unresolvable` leads to a listener whose advertised name does not
+resolve.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PASSWORD = "secret"
+USERS = ("bridge", "bridge-operator", "bridge-topics")
 UNRESOLVABLE = "kafka-broker.invalid"
 
 
@@ -56,15 +58,15 @@ class GuardedKafka(NamedTuple):
         )
         return settings.model_copy(update=changes)
 
-    def allow(self, topics: str, *operations: AclOperation) -> None:
+    def allow(self, topics: str, *operations: AclOperation, user: str = "bridge") -> None:
         """Allow the user these operations on every topic whose name starts with `topics`."""
         for operation in operations:
-            self._create(ResourceType.TOPIC, topics, ResourcePatternType.PREFIXED, operation)
+            self._create(ResourceType.TOPIC, topics, ResourcePatternType.PREFIXED, operation, user)
 
     def allow_cluster(self, *operations: AclOperation) -> None:
         """Allow the user these operations on the cluster."""
         for operation in operations:
-            self._create(ResourceType.BROKER, "kafka-cluster", ResourcePatternType.LITERAL, operation)
+            self._create(ResourceType.BROKER, "kafka-cluster", ResourcePatternType.LITERAL, operation, "bridge")
 
     def revoke(self) -> None:
         """Delete every ACL."""
@@ -75,12 +77,14 @@ class GuardedKafka(NamedTuple):
         for deleted in admin.delete_acls([everything]).values():
             deleted.result(30)
 
-    def _create(self, kind: ResourceType, name: str, pattern: ResourcePatternType, operation: AclOperation) -> None:
-        binding = AclBinding(kind, name, pattern, "User:bridge", "*", operation, AclPermissionType.ALLOW)
+    def _create(
+        self, kind: ResourceType, name: str, pattern: ResourcePatternType, operation: AclOperation, user: str
+    ) -> None:
+        binding = AclBinding(kind, name, pattern, f"User:{user}", "*", operation, AclPermissionType.ALLOW)
         admin = self._admin()
         for created in admin.create_acls([binding]).values():
             created.result(30)
-        rule = AclBindingFilter(kind, name, pattern, None, None, operation, AclPermissionType.ANY)  # type: ignore[arg-type]
+        rule = AclBindingFilter(kind, name, pattern, f"User:{user}", None, operation, AclPermissionType.ANY)  # type: ignore[arg-type]
         while not admin.describe_acls(rule).result(30):
             time.sleep(0.05)  # the broker learns of it after the controller
 
@@ -99,6 +103,7 @@ def guarded_kafka(libraries: Path, directory: Path) -> Iterator[GuardedKafka]:
     both.write_text(key.read_text() + certificate.read_text())
     sasl, tls, unresolvable = (f"127.0.0.1:{free_port()}" for _ in range(3))
     login = "org.apache.kafka.common.security.plain.PlainLoginModule"
+    passwords = " ".join(f'user_{user}="{PASSWORD}"' for user in USERS)
     listeners = {"SASL_PLAINTEXT": sasl, "SSL": tls, "UNRESOLVABLE": unresolvable}
     node = ApacheKafka(
         libraries,
@@ -111,7 +116,7 @@ def guarded_kafka(libraries: Path, directory: Path) -> Iterator[GuardedKafka]:
             "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
             "super.users": "User:ANONYMOUS",
             "sasl.enabled.mechanisms": "PLAIN",
-            "listener.name.sasl_plaintext.plain.sasl.jaas.config": f'{login} required user_bridge="{PASSWORD}";',
+            "listener.name.sasl_plaintext.plain.sasl.jaas.config": f"{login} required {passwords};",
             "ssl.keystore.type": "PEM",
             "ssl.keystore.location": str(both),
         },

@@ -130,11 +130,15 @@ def test_a_bundle_and_the_dereferenced_form_validate_as_the_files_do(tmp_path: P
                 assert not validator.is_valid({})
 
 
-def test_any_event_is_one_schema(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [(), ("--inline",)])
+def test_any_event_is_one_schema(tmp_path: Path, options: tuple[str, ...]) -> None:
     """`any-event.json` accepts every example of a typed topic by exactly one alternative, decided by `type`."""
-    run("bundle", tmp_path / "out")
+    run("bundle", tmp_path / "out", *options)
     union = orjson.loads((tmp_path / "out" / "any-event.json").read_bytes())
     validator = jsonschema_rs.Draft202012Validator(union)
+    if options:  # no reference but those of the alternatives
+        assert union["$defs"].keys() == union["discriminator"]["mapping"].keys()
+        assert b"$ref" not in orjson.dumps(union["$defs"])
     assert len(union["oneOf"]) == len(CONTRACT.topics) - 2
     assert union["discriminator"]["mapping"].keys() == CONTRACT.topics.keys() - {"dead-letter", "unrecognized"}
     for topic in CONTRACT.topics.values():

@@ -155,7 +155,7 @@ async def test_sender_that_does_not_read_is_closed() -> None:
     async with public_port() as port:
         sender = await port.connect()
         sender.writer.transport.pause_reading()  # type: ignore[attr-defined]
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 sender.writer.write(request(b"") * 100)
                 try:

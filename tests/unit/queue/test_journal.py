@@ -162,7 +162,7 @@ async def test_a_second_process_is_rejected_with_the_holder(tmp_path: Path) -> N
     """The directory has one holder; another process learns who that is."""
     async with Journal.open(settings(tmp_path), Metrics()):
         script = (
-            "import pathlib, sys; from bridge.queue.directory import lock_directory\n"
+            "import pathlib, sys; from bridge.queue.files import lock_directory\n"
             "with lock_directory(pathlib.Path(sys.argv[1])): print('got it')"
         )
         other = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=False)
@@ -443,6 +443,37 @@ async def test_a_disk_that_cannot_be_read_now_costs_nothing(tmp_path: Path, monk
         files.fault = failing("read", times=3)
         assert [each.delivery for each in await opened.read_parked("t", 10)] == [delivery(1)]
         assert value(metrics, "lost_deliveries_total") == 0
+
+
+@pytest.mark.parametrize("parked", [False, True])
+async def test_a_read_that_fails_in_the_middle_loses_no_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, parked: bool
+) -> None:
+    """Groups that were read before the error are returned, not skipped by the next attempt, whichever read fails."""
+    monkeypatch.setattr(journal, "RETRY_SECONDS", 0.01)
+    count = 10
+    async with Journal.open(settings(tmp_path), Metrics(), files=UnsyncedFiles()) as opened:
+        for number in range(count):
+            await opened.append(delivery(number, size=100_000))
+        for group in await read(opened, count) if parked else []:
+            await opened.settle_and_park(group, [("t", each) for each in group.deliveries])
+    files = FaultyFiles()
+    async with Journal.open(settings(tmp_path), Metrics(), files=files) as opened:
+        reads = 0
+
+        def fail_every_third(kind: str) -> None:
+            nonlocal reads
+            reads += kind == "read"
+            if kind == "read" and not reads % 3:
+                raise OSError(errno.EIO, "the disk fails")
+
+        files.fault = fail_every_third
+        if parked:
+            found = [each.delivery for each in await opened.read_parked("t", count)]
+        else:
+            found = [each for group in await read(opened, count) for each in group.deliveries]
+        assert found == [delivery(number, size=100_000) for number in range(count)]
+        assert reads > 3
 
 
 async def test_blocks_that_stay_unreadable_count_as_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,13 +10,15 @@ import pytest
 from bridge.errors import UnsupportedJournalVersion
 from bridge.event import Delivery
 from bridge.queue.files import Files
-from bridge.queue.frame import HEADER_BYTES, PREAMBLE_BYTES, State, encode_deliveries
+from bridge.queue.frame import FRAME_MAGIC, HEADER_BYTES, PREAMBLE_BYTES, State, encode_deliveries
 from bridge.queue.interface import Group
 from bridge.queue.log import Log
 from bridge.queue.segment import Damage
 from tests.support.journal import UnsyncedFiles, flip
 
 SEGMENT_BYTES = 64 * 1024
+SETTLED_OFFSET = 32
+"""Offset of the field `settled` in a frame's header."""
 
 
 class Opened:
@@ -58,7 +60,6 @@ class Opened:
                 found = [int(delivery.body.rstrip(b".")) for delivery in group.deliveries]
                 assert found == list(range(group.first, group.last + 1))
                 numbers += found
-        reader.close()
         return numbers
 
     def segments(self) -> list[Path]:
@@ -132,6 +133,19 @@ def test_a_flipped_bit_costs_its_own_frame_only(tmp_path: Path, offset: int) -> 
     assert (damage.first_lost, damage.lost, damage.offset, damage.length) == (9, 2, begin, size)
     assert damage.copy is not None
     assert opened.segments()[0].read_bytes()[begin : begin + size] == damage.copy.read_bytes()
+
+
+def test_the_settled_number_of_a_damaged_frame_is_not_used(tmp_path: Path) -> None:
+    """A flipped bit in the last frame that would settle everything settles nothing."""
+    first = Opened(tmp_path)
+    first.append(2)
+    first.log.checkpoint()
+    first.log.close()
+    segment = first.segments()[0]
+    flip(segment, segment.read_bytes().rindex(FRAME_MAGIC) + SETTLED_OFFSET, bit=4)
+    second = Opened(tmp_path)
+    assert second.log.state.settled == 0
+    assert second.read() == [1, 2, 3, 4]
 
 
 def test_damage_to_the_last_deliveries_is_counted_exactly_after_a_checkpoint(tmp_path: Path) -> None:
