@@ -142,7 +142,7 @@ class Settings(BaseSettings):
         10,
         gt=0,
         description="How long a sender may take for its headers, and again for its body; then 408. A delivery is one "
-        "packet or two, so this is generous, and ends those who are slow on purpose.",
+        "packet or two: the limit is generous, and it bounds slow-request attacks.",
     )
     keepalive_timeout_seconds: float = Field(
         75,

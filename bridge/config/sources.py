@@ -1,8 +1,7 @@
-"""Reads settings as editors, secret stores and shells write them.
+"""Sources of the settings: the environment and `.env` with their values cleaned, and the TOML file.
 
-A value from the environment or `.env` loses what is not part of it: a byte order mark, surrounding white space with the
-newline that `echo` adds, and one pair of surrounding quotes (`docker run --env-file` keeps them). An empty value is not
-set. A TOML file may begin with a byte order mark.
+Shells, editors and secret stores add characters to a value: a byte order mark, white space (`echo` adds a newline), or
+one pair of quotes (`docker run --env-file` keeps them). `clean` removes them; an empty value counts as not set.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ _QUOTES = ('"', "'")
 
 
 def clean(value: Any) -> Any:
-    """Return a value without what surrounds it; in a dictionary each value, without those that are empty."""
+    """Return a value without surrounding characters; of a dictionary the values that are not empty, cleaned."""
     if isinstance(value, dict):
         cleaned = {name: clean(item) for name, item in value.items()}
         return {name: item for name, item in cleaned.items() if item != ""}
@@ -31,19 +30,19 @@ def clean(value: Any) -> Any:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Return the content of a TOML file. Raises ValueError when it is not UTF-8 or not TOML."""
+    """Return the content of a TOML file, with or without a byte order mark. Raises ValueError if it is not valid."""
     return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
 
 
 class CleanedSource(PydanticBaseSettingsSource):
-    """Another source, with its values cleaned."""
+    """A source that returns the cleaned values of another source."""
 
     def __init__(self, settings_cls: type[BaseSettings], source: PydanticBaseSettingsSource) -> None:
         super().__init__(settings_cls)
         self._source = source
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        """Return the value of one field, as the other source gives it."""
+        """Return the value of one field from the other source."""
         return self._source.get_field_value(field, field_name)
 
     def __call__(self) -> dict[str, Any]:

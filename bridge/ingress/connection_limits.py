@@ -12,11 +12,14 @@ import asyncio
 import resource
 from collections import Counter
 from http import HTTPStatus
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import structlog
 
 from bridge.ingress.responses import RequestRejected
+
+if TYPE_CHECKING:
+    from bridge.ingress.protocol import Connection
 
 RESERVED_FILE_DESCRIPTORS = 256
 """File descriptors left for the journal, the brokers, the admin port and rejected connections."""
@@ -28,24 +31,6 @@ MAX_PENDING_HEADER_BYTES = 16 * 1024 * 1024
 _log = structlog.stdlib.get_logger()
 
 
-class LimitedConnection(Protocol):
-    """What limits and shutdown need of a connection."""
-
-    address: str
-
-    def evict(self) -> None:
-        """Close the connection in favour of another one; its place is free already."""
-
-    def enforce_deadlines(self, now: float) -> None:
-        """End what the sender has kept waiting for too long."""
-
-    def close_if_idle(self) -> None:
-        """Close the connection unless it has a request."""
-
-    def abort(self) -> None:
-        """Close the connection at once."""
-
-
 class ConnectionLimiter:
     """Admits, orders and evicts connections."""
 
@@ -53,15 +38,15 @@ class ConnectionLimiter:
         self._max_connections = _raise_descriptor_limit(max_connections)
         self._max_per_address = max_per_address
         self._per_address: Counter[str] = Counter()
-        self._open: set[LimitedConnection] = set()
-        self._admitted: set[LimitedConnection] = set()
-        self._unauthenticated: dict[LimitedConnection, int] = {}
+        self._open: set[Connection] = set()
+        self._admitted: set[Connection] = set()
+        self._unauthenticated: dict[Connection, int] = {}
         self._pending_header_bytes = 0
         self._all_closed = asyncio.Event()
         self._all_closed.set()
 
     @property
-    def open(self) -> list[LimitedConnection]:
+    def open(self) -> list[Connection]:
         """All open connections, the rejected ones included."""
         return list(self._open)
 
@@ -75,7 +60,7 @@ class ConnectionLimiter:
         """Number of admitted connections."""
         return len(self._admitted)
 
-    def try_acquire(self, connection: LimitedConnection) -> RequestRejected | None:
+    def try_acquire(self, connection: Connection) -> RequestRejected | None:
         """Admit a new connection, if necessary in place of an evicted one; return the rejection otherwise."""
         self._open.add(connection)
         self._all_closed.clear()
@@ -93,7 +78,7 @@ class ConnectionLimiter:
         self._per_address[connection.address] += 1
         return None
 
-    def record_activity(self, connection: LimitedConnection, header_bytes: int) -> None:
+    def record_activity(self, connection: Connection, header_bytes: int) -> None:
         """Note that a connection is not idle, and how many bytes of unfinished headers it holds now."""
         held = self._unauthenticated.pop(connection, None)
         if held is None:
@@ -103,11 +88,11 @@ class ConnectionLimiter:
         while self._pending_header_bytes > MAX_PENDING_HEADER_BYTES:
             self._evict(next(known for known, held in self._unauthenticated.items() if held))
 
-    def authenticate(self, connection: LimitedConnection) -> None:
+    def authenticate(self, connection: Connection) -> None:
         """Note that a connection has sent a valid token: it is not evicted from now on."""
         self._pending_header_bytes -= self._unauthenticated.pop(connection, 0)
 
-    def release(self, connection: LimitedConnection) -> None:
+    def release(self, connection: Connection) -> None:
         """Forget a closed connection, and free its place if it has one."""
         self._open.discard(connection)
         self._free(connection)
@@ -118,11 +103,11 @@ class ConnectionLimiter:
         """Wait until no connection is open."""
         await self._all_closed.wait()
 
-    def _evict(self, connection: LimitedConnection) -> None:
+    def _evict(self, connection: Connection) -> None:
         self._free(connection)
         connection.evict()
 
-    def _free(self, connection: LimitedConnection) -> None:
+    def _free(self, connection: Connection) -> None:
         if connection in self._admitted:
             self.authenticate(connection)
             self._admitted.discard(connection)

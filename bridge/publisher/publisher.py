@@ -53,6 +53,8 @@ PREFETCH_BYTES = 2 * WINDOW_BYTES
 """About the most that is normalized while a window is sent: memory does not grow with the backlog."""
 MAX_BLOCK_SECONDS = 0.001
 """Time of normalizing after which the event loop may serve requests."""
+SLOW_EVENT_SECONDS, MAX_PAUSE_SECONDS = 0.005, 0.25
+"""An event that takes this long (a large nested body) is followed by a pause as long as it took, within bounds."""
 YIELD_BACKLOG_EVENTS = 10 * WINDOW_EVENTS
 """A backlog larger than this leaves the loop to requests that wait for their acknowledgement ..."""
 YIELD_SECONDS = 0.002
@@ -191,10 +193,13 @@ class Publisher:
         started = time.monotonic()
         for number, delivery in enumerate(group.deliveries, group.first):
             events.append(OutgoingEvent(self._normalizer.event(delivery), delivery, number))
-            if self._blocked_seconds + time.monotonic() - started >= MAX_BLOCK_SECONDS:
-                # A large backlog yields to requests that wait for their acknowledgement.
+            blocked = self._blocked_seconds + time.monotonic() - started
+            if blocked >= MAX_BLOCK_SECONDS:
+                # A large backlog yields to requests that wait for their acknowledgement; so does a slow event, because
+                # a request needs several turns of the loop and must not wait for a slow event in each.
                 yields = self._queue.has_pending_acks and self._queue.depth > YIELD_BACKLOG_EVENTS
-                await asyncio.sleep(YIELD_SECONDS if yields else 0)
+                pause = min(blocked, MAX_PAUSE_SECONDS) if blocked >= SLOW_EVENT_SECONDS else 0.0
+                await asyncio.sleep(max(pause, YIELD_SECONDS if yields else 0.0))
                 self._blocked_seconds, started = 0.0, time.monotonic()
         self._blocked_seconds += time.monotonic() - started  # groups of one event count too
         return events

@@ -1,14 +1,17 @@
-"""Seeded requests that no honest sender makes, and bodies that none would write: the same seed, the same corpus."""
+"""Seeded requests: malformed in every layer, slow, or with connection faults. The same seed, the same corpus."""
 
 from __future__ import annotations
 
 import contextlib
 import gzip
+import itertools
 import json
 import random
 import socket
+import struct
+import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from tests.support.daemon import TOKEN, Daemon
@@ -19,15 +22,19 @@ PACKED = (gzip.compress(b"\0" * 3_000_000, 1), gzip.compress(GOOD)[:-4], b"no gz
 
 
 class Fuzzed(NamedTuple):
-    """A request as bytes; `close`: its sender closes after the answer; `cut`: it ends its side without the rest.
+    """A request as bytes, and how it is sent.
 
-    `body` is what a 200 to it means is safe; None where that is not for this module to say.
+    `close`: its sender closes after the response. `cut`: it shuts down its side after the last byte. `slow`: it sends
+    the bytes in pieces. `fault`: it does not read the response, and closes or resets the connection instead.
+    `body` is what a 200 acknowledges; None where this module does not know it.
     """
 
     request: bytes
     close: bool
     cut: bool = False
     body: bytes | None = None
+    slow: bool = False
+    fault: Literal["", "close", "reset"] = ""
 
 
 def corpus(seed: int, count: int) -> Iterator[Fuzzed]:
@@ -40,6 +47,11 @@ def corpus(seed: int, count: int) -> Iterator[Fuzzed]:
         _garbage,
         _encoded,
         _token,
+        _slow,
+        _half_closed,
+        _pipelined,
+        _chunked,
+        _abandoned,
     ]
     for _ in range(count):
         yield chance.choice(makers)(chance)
@@ -159,6 +171,35 @@ def _token(chance: random.Random) -> Fuzzed:
     return Fuzzed(request(b"{}", "Content-Length: 2", token=token), close=True)
 
 
+def _slow(chance: random.Random) -> Fuzzed:
+    return _body(chance)._replace(slow=True)
+
+
+def _half_closed(chance: random.Random) -> Fuzzed:
+    return _body(chance)._replace(close=True, cut=True, slow=chance.random() < 0.5)
+
+
+def _pipelined(chance: random.Random) -> Fuzzed:
+    parts = b"".join(_body(chance).request for _ in range(chance.randrange(2, 60)))
+    return Fuzzed(parts[: chance.randrange(len(parts))], close=True, cut=True)
+
+
+def _chunked(chance: random.Random) -> Fuzzed:
+    sizes = [chance.randrange(1, 40) for _ in range(chance.randrange(4))]
+    chunks = bytearray(b"".join(b"%x\r\n%s\r\n" % (size, b"x" * size) for size in sizes) + b"0\r\n\r\n")
+    for _ in range(chance.randrange(3)):
+        chunks[chance.randrange(len(chunks))] = chance.randrange(256)
+    version = chance.choice(["1.1", "1.1", "1.0"])
+    data = request(bytes(chunks), "Transfer-Encoding: chunked", line=f"POST /webhooks/gumlet HTTP/{version}")
+    return Fuzzed(data, close=True, cut=True, slow=chance.random() < 0.3)
+
+
+def _abandoned(chance: random.Random) -> Fuzzed:
+    whole = _body(chance).request
+    part = whole[: chance.randrange(len(whole) + 1)] if chance.random() < 0.5 else whole
+    return Fuzzed(part, close=True, fault="reset" if chance.random() < 0.5 else "close")
+
+
 def address(daemon: Daemon) -> tuple[str, int]:
     """Return where the daemon's public port is."""
     parts = urlsplit(daemon.public)
@@ -174,21 +215,39 @@ class Sender:
 
     def send(self, data: bytes, *, close: bool, cut: bool = False) -> int | None:
         """Send a request and return the status of the response, or None."""
+        return self.deliver(Fuzzed(data, close, cut))
+
+    def deliver(self, fuzzed: Fuzzed) -> int | None:
+        """Send a fuzzed request as it says; return the status of the first response, or None."""
         if self._connection is None:
             self._connection = socket.create_connection(self._address, timeout=30)
         answer = b""
         with contextlib.suppress(ConnectionError):
-            self._connection.sendall(data)
-            if cut:
+            for piece in _pieces(fuzzed.request) if fuzzed.slow else [fuzzed.request]:
+                self._connection.sendall(piece)
+                if fuzzed.slow:
+                    time.sleep(0.002)
+            if fuzzed.fault:
+                self.close(reset=fuzzed.fault == "reset")
+                return None
+            if fuzzed.cut:
                 self._connection.shutdown(socket.SHUT_WR)
             while b"\r\n\r\n" not in answer and (chunk := self._connection.recv(65536)):
                 answer += chunk
-        if close or cut or b"connection: close" in answer.lower() or not answer:
+        if fuzzed.close or fuzzed.cut or b"connection: close" in answer.lower() or not answer:
             self.close()
         return int(answer[9:12]) if answer.startswith(b"HTTP/1.") else None
 
-    def close(self) -> None:
-        """Close the connection, if there is one."""
+    def close(self, *, reset: bool = False) -> None:
+        """Close the connection, if there is one; with `reset` by a TCP reset."""
         if self._connection is not None:
+            if reset:
+                self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self._connection.close()
             self._connection = None
+
+
+def _pieces(data: bytes) -> list[bytes]:
+    """Return data in up to eight pieces, the first ones of a few bytes."""
+    cuts = sorted({1, 2, 20, len(data) // 2, len(data) - 3, len(data) - 1} & set(range(1, len(data))))
+    return [data[start:end] for start, end in itertools.pairwise([0, *cuts, len(data)])]

@@ -107,6 +107,16 @@ def test_answers_are_in_the_order_of_the_requests(daemon: Daemon) -> None:
             assert sender.closed()
 
 
+@pytest.mark.parametrize("count", [18, 100])
+def test_half_closed_connection_gets_the_response_to_each_pipelined_request(daemon: Daemon, count: int) -> None:
+    """The sender shuts down its side after the last request: every request is answered, then the connection closes."""
+    with connected(daemon) as sender:
+        sender.socket.sendall(whole() * count)
+        sender.socket.shutdown(socket.SHUT_WR)
+        assert [sender.answer()[0] for _ in range(count)] == [200] * count
+        assert sender.closed()
+
+
 async def test_each_delivery_is_published_once(embedded_broker: Broker, tmp_path: Path) -> None:
     """All that one connection delivered without waiting is on Kafka, each once and in its order."""
     bodies = [BODY.replace(b'"progress": 100', b'"progress": %d' % number) for number in range(100)]

@@ -75,7 +75,7 @@ def test_bombs_and_floods_do_not_slow_the_honest_one(tmp_path: Path) -> None:
                     if stop.is_set():
                         return
                     if fuzzed.close:
-                        sender.send(fuzzed.request, close=True, cut=fuzzed.cut)
+                        sender.deliver(fuzzed)
 
         threads = [threading.Thread(target=attack) for _ in range(4)]
         for thread in threads:

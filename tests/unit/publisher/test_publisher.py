@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+import time
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -401,3 +403,28 @@ async def test_a_backlog_yields_to_requests(kafka: FakeKafka, monkeypatch: pytes
         while len(pauses) < 4:
             await real(0)
     assert publisher.YIELD_SECONDS in pauses[:4]
+
+
+@pytest.mark.usefixtures("kafka")
+async def test_slow_events_leave_many_turns_of_the_loop_to_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that needs several turns does not wait for a slow event in each of them."""
+    turns = 0
+    turns_at_event: list[int] = []
+
+    def turn() -> None:
+        nonlocal turns
+        turns += 1
+        asyncio.get_running_loop().call_soon(turn)
+
+    def parse_slowly(body: bytes) -> Any:
+        turns_at_event.append(turns)
+        time.sleep(2 * publisher.SLOW_EVENT_SECONDS)
+        return parse(body)
+
+    monkeypatch.setattr(normalizing, "parse", parse_slowly)
+    queue = Queue()
+    queue.add(*[ready()] * 5)
+    asyncio.get_running_loop().call_soon(turn)
+    async with running(queue):
+        await until(lambda: queue.depth == 0)
+    assert min(later - earlier for earlier, later in itertools.pairwise(turns_at_event)) > 20
