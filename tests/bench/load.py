@@ -7,6 +7,7 @@ Python. wrk is a Debian package (`apt-get install wrk`), oha a crate (`cargo ins
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import subprocess
 from pathlib import Path
@@ -83,5 +84,6 @@ def steady(url: str, body: Path, rate: float, *, connections: int = 64, seconds:
     answers = sum(count for status, count in found["statusCodeDistribution"].items() if status == "200")
     others = sum(found["statusCodeDistribution"].values()) - answers
     latency = found["latencyPercentiles"]
-    p50, p99, maximum = (seconds * 1000 for seconds in (latency["p50"], latency["p99"], found["summary"]["slowest"]))
+    measured = (latency["p50"], latency["p99"], found["summary"]["slowest"])
+    p50, p99, maximum = (math.inf if seconds is None else seconds * 1000 for seconds in measured)
     return Loaded(answers, found["summary"]["total"], others, p50, p99, maximum)
