@@ -1,7 +1,7 @@
 """The journal's access to the operating system: file operations, and the lock of its directory.
 
-Every call of a log that writes, orders or removes data goes through one `Files` object. A test replaces it to record the calls, to fail them, or to build the states that a power cut can leave. What a call
-promises:
+Every call of a log that writes, orders or removes data goes through one `Files` object. A test replaces it to record
+the calls, to fail them, or to build the states that a power cut can leave. What a call promises:
 
 * `pwrite` changes the file at once for readers, and on disk at the latest when a later `fsync` of the file returns.
 * `fsync` returns when all earlier writes and the size of the file are on disk. After an error the file must not be

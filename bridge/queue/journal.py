@@ -2,9 +2,10 @@
 
 Input: deliveries from the ingress. Output: groups of deliveries for the publisher, parked deliveries of blocked topics.
 
-Order of reading: `append` here → `group_commit.py` (one writer thread) → `log.py` (segments on disk) → `frame.py` (their
-bytes), with the file operations of `files.py`. Then `read` here → `log_reader.py` → `segment.py` (the rule of reading,
-recovery after a restart). `parked.py` is a log for each blocked topic. `interface.py` is what ingress and publisher use.
+To read this code, open the files in this order: `append` here → `group_commit.py` (one writer thread) → `log.py`
+(segments on disk) → `frame.py` (their bytes), with the file operations of `files.py`. Then `read` here →
+`log_reader.py` → `segment.py` (the rule of reading, recovery after a restart). `parked.py` is a log for each blocked
+topic. `interface.py` is what ingress and publisher use.
 
 Invariants:
 1. A delivery whose `append` is done is on disk: its frame is synced.

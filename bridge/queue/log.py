@@ -48,7 +48,7 @@ NEW_NAME = "new"
 class Log:
     """One log. `last` is the last sequence number, `total` the running total of bytes, `state` what is settled.
 
-    `abandoned` counts the segments given up after a failed write or sync. `report` may be called from a reader's thread.
+    `abandoned` counts the segments given up after a failed write or sync. `report` may be called by a reader's thread.
     """
 
     def __init__(  # noqa: PLR0913 - names and limits of one log

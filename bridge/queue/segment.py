@@ -95,7 +95,7 @@ class Segment:
         self._files.fsync(self._descriptor)
 
     def is_genuine(self) -> bool:
-        """Return whether the file is this log's under this name. Raises UnsupportedJournalVersion for a newer format."""
+        """Return whether the file is this log's of this name. Raises UnsupportedJournalVersion for a newer format."""
         if self.preamble is None:
             return self.search(0)[0] is not None
         if self.preamble.version > VERSION:

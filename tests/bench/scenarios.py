@@ -97,7 +97,7 @@ class Scenarios:
         directory = self._scratch / f"bare{self._runs}-{rate}-{time.monotonic_ns()}"
         directory.mkdir()
         sync = percentile(measure_commits(bare_commit, directory, 1, min(rate, 300), self._seconds), 0.99)
-        self.figures.add(f"one sync: p99 beside {rate}/s", sync, "ms")
+        self.figures.add(f"one sync: p99 in the run at {rate}/s", sync, "ms")
         self.figures.add(f"acknowledgement: p99 at {rate}/s above one sync's", p99 - sync, "ms", at_most=5)
         self.figures.add(f"Kafka gone: p99 at {rate}/s", without_kafka / p99, "x with Kafka", at_most=1.5)
 
@@ -196,7 +196,7 @@ class Scenarios:
                 for rate in TAIL_RATES:
                     both, (_, seen) = self._drained(server, partial(self._steady, server, rate, settle=False))
                     assert not server.daemon.drained(), "the backlog was too small for the measurement"
-                    self.figures.add(f"backlog: drained beside {rate}/s", both / floor_rate, "x floor")
+                    self.figures.add(f"backlog: drained at {rate}/s", both / floor_rate, "x floor")
                     usual = self.figures[f"acknowledgement: p99 at {rate}/s"].median
                     self.figures.add(f"backlog: p99 at {rate}/s", seen.p99 / usual, "x without", at_most=1.5)
             self.figures.add("backlog: memory at most", server.memory_mib(), "MiB", at_most=120)
@@ -253,5 +253,6 @@ class Scenarios:
                     server = stack.enter_context(one)
                     assert server.daemon is not None
                     shared["listen"] = server.daemon.settings["listen"]
+                load.closed(server.url, BODY, self._scratch, seconds=1)
                 rates.append(load.closed(server.url, BODY, self._scratch, seconds=self._seconds).rate)
         self.figures.add("replicas: two on one port", rates[1] / rates[0], "x one")

@@ -35,8 +35,8 @@ MEASURES = DEPLOY / "sizing.json"
 DELIVERIES = 5000
 GROUP = 24
 """Deliveries in a commit, about as many as under load."""
-PLANNED_CORE = 0.5
-"""Of a core that a replica is planned to use: the rest is for bursts, and for the backlog after an outage."""
+PLANNED_CORE = 0.7
+"""Of a core that a replica is planned to use: the autoscaler's target. The rest is for bursts."""
 USABLE = 0.8
 """Of a volume that may fill: reserved segments and BRIDGE_JOURNAL_MIN_FREE_BYTES take the rest."""
 GIB = 1024**3
