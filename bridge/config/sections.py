@@ -120,7 +120,7 @@ class KafkaSettings(Section):
         ge=0,
         le=1,
         description="Time in which events are collected for one produce request. The acknowledgement does not wait "
-        "for it; a full batch, a backlog and a stop skip it. Not used with ack = kafka.",
+        "for it; a backlog and the drain at a stop are sent without it. Not used with ack = kafka.",
     )
     delivery_timeout_seconds: float = Field(
         120,

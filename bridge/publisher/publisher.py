@@ -1,7 +1,6 @@
 """Moves deliveries from the queue to Kafka, in order, and settles them once Kafka has confirmed their events.
 
-Input: the groups of the delivery queue. Output: records on Kafka. On the way: read and normalize ahead → collect for
-the linger → send → settle.
+Input: the groups of the delivery queue. Output: records on Kafka. On the way: read, normalize, send, settle.
 
 Invariants:
 
@@ -10,8 +9,8 @@ Invariants:
 * No event stops the others: an event that Kafka can never accept becomes a dead letter (`dead_letters`), a topic that
   accepts none for now parks its own events (`blocked_topics`), everything else is retried with backoff.
 * What is normalized and not sent is bounded in events and in bytes, whatever the backlog. The linger delays an event by
-  at most `linger_seconds`; a full window, a backlog and a stop are not delayed.
-* The event loop is never held for more than one event beyond MAX_BLOCK_SECONDS.
+  at most `linger_seconds`; a backlog and a drain are sent without it.
+* Normalizing holds the event loop for at most MAX_BLOCK_SECONDS plus one event.
 """
 
 from __future__ import annotations
@@ -48,17 +47,14 @@ WINDOW_EVENTS = 1000
 """About the events sent at once: enough for full batches, few enough to be repeated after a crash."""
 WINDOW_BYTES = 4 * 1024 * 1024
 """About the bytes of deliveries sent at once, where they are large."""
-PREFETCH_EVENTS = 2 * WINDOW_EVENTS
-PREFETCH_BYTES = 2 * WINDOW_BYTES
+PREFETCH_EVENTS, PREFETCH_BYTES = 2 * WINDOW_EVENTS, 2 * WINDOW_BYTES
 """About the most that is normalized while a window is sent: memory does not grow with the backlog."""
 MAX_BLOCK_SECONDS = 0.001
 """Time of normalizing after which the event loop may serve requests."""
 SLOW_EVENT_SECONDS, MAX_PAUSE_SECONDS = 0.005, 0.25
 """An event that takes this long (a large nested body) is followed by a pause as long as it took, within bounds."""
-YIELD_BACKLOG_EVENTS = 10 * WINDOW_EVENTS
-"""A backlog larger than this leaves the loop to requests that wait for their acknowledgement ..."""
-YIELD_SECONDS = 0.002
-"""... for this long each time."""
+YIELD_BACKLOG_EVENTS, YIELD_SECONDS = 10 * WINDOW_EVENTS, 0.002
+"""While more deliveries than this are pending and requests wait for their acknowledgement, a pause lasts this long."""
 READ_SECONDS = 0.02
 """The longest that a window waits for further groups that are in the queue already."""
 
@@ -75,8 +71,8 @@ class PublishSummary(NamedTuple):
     remaining: int
 
 
-class SendWindow(NamedTuple):
-    """Events that are sent together, and the group that ends with the last of them."""
+class NormalizedGroup(NamedTuple):
+    """The events of a group of deliveries (of several groups, where they are sent together), and the last group."""
 
     events: list[OutgoingEvent]
     upto: Group
@@ -99,10 +95,9 @@ class Publisher:
         tracing: Tracing | None = None,
         recent: RecentActivity | None = None,
     ) -> None:
-        """`provision` checks the topics and creates missing ones; it is called at start and reconnection.
+        """`provision` checks the topics and creates missing ones: at start, at reconnection, for a blocked topic.
 
-        It is called before a blocked topic is retried, too. Topics that it returns as blocked are not published to.
-        `linger_seconds`: time in which events are collected for one produce request.
+        It returns topics that are not published to. `linger_seconds`: time of collecting for a produce request.
         """
         self._queue = queue
         self._normalizer = normalizer
@@ -123,11 +118,10 @@ class Publisher:
             record=self._record,
             health=health,
         )
-        self._windows: deque[SendWindow] = deque()
-        self._prefetched_events = self._prefetched_bytes = self._unsettled = 0
+        self._normalized: deque[NormalizedGroup] = deque()
+        self._prefetched_events = self._prefetched_bytes = self._unsettled_count = 0
         self._blocked_seconds = 0.0
-        self._window_ready = asyncio.Event()
-        self._window_taken = asyncio.Event()
+        self._window_ready, self._window_taken = asyncio.Event(), asyncio.Event()
         self._published: Counter[str] = Counter()
 
     @property
@@ -165,30 +159,30 @@ class Publisher:
         return self._queue.depth - sum(self._queue.parked.values())
 
     async def _prefetch(self) -> None:
-        """Turn the queue's groups into windows while others are sent."""
+        """Normalize the queue's groups while others are sent."""
         while True:
             for group in await self._queue.read():
                 events = await self._normalize(group)
-                self._windows.append(SendWindow(events, group))
+                self._normalized.append(NormalizedGroup(events, group))
                 self._prefetched_events += len(events)
                 self._prefetched_bytes += group.size
                 while self._prefetched_events >= PREFETCH_EVENTS or self._prefetched_bytes >= PREFETCH_BYTES:
                     self._window_ready.set()
                     self._window_taken.clear()
                     await self._window_taken.wait()
-            caught_up = self._pending <= self._unsettled
+            caught_up = self._pending <= self._unsettled_count
             full = self._prefetched_events >= WINDOW_EVENTS or self._prefetched_bytes >= WINDOW_BYTES
             if caught_up or full:
                 self._window_ready.set()
             else:  # more can be read at once; if it cannot (a damaged journal), the window is sent all the same
                 asyncio.get_running_loop().call_later(READ_SECONDS, self._window_ready.set)
-            # Collect: one produce request then serves many events.
+            # The events above go at once; those that arrive during this pause form the next produce request.
             if caught_up and self._linger_seconds and not full:
                 await asyncio.sleep(self._linger_seconds)
 
     async def _normalize(self, group: Group) -> list[OutgoingEvent]:
         """Return the events of a group's deliveries; requests are served in between."""
-        self._unsettled += len(group.deliveries)
+        self._unsettled_count += len(group.deliveries)
         events: list[OutgoingEvent] = []
         started = time.monotonic()
         for number, delivery in enumerate(group.deliveries, group.first):
@@ -204,21 +198,23 @@ class Publisher:
         self._blocked_seconds += time.monotonic() - started  # groups of one event count too
         return events
 
-    async def _next_window(self) -> SendWindow:
+    async def _next_window(self) -> NormalizedGroup:
         """Return what became ready while the last window was sent, up to a window's size."""
-        while not self._windows:
+        while not self._normalized:
             self._window_ready.clear()
             await self._window_ready.wait()
-        events, upto = self._windows.popleft()
+        events, upto = self._normalized.popleft()
         size = upto.size
-        while self._windows and len(events) + len(self._windows[0].events) <= WINDOW_EVENTS and size < WINDOW_BYTES:
-            more, upto = self._windows.popleft()
+        while (
+            self._normalized and len(events) + len(self._normalized[0].events) <= WINDOW_EVENTS and size < WINDOW_BYTES
+        ):
+            more, upto = self._normalized.popleft()
             events += more
             size += upto.size
         self._prefetched_events -= len(events)
         self._prefetched_bytes -= size
         self._window_taken.set()
-        return SendWindow(events, upto)
+        return NormalizedGroup(events, upto)
 
     async def _publish(self) -> None:
         """Send windows and settle them, until cancelled."""
@@ -239,7 +235,7 @@ class Publisher:
                 self._blocked_topics.parked(parked)
             else:
                 self._queue.settle(window.upto)
-            self._unsettled -= len(window.events)
+            self._unsettled_count -= len(window.events)
 
     async def _send(self, events: list[OutgoingEvent]) -> list[OutgoingEvent]:
         """Send events until each is on Kafka; return those that are to be parked, in order."""

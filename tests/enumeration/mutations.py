@@ -1,8 +1,8 @@
 """`make mutations`: breaks each rule of the journal on purpose, and shows which test notices.
 
 Each mutation is a text patch. It is applied in a copy of the sources, and the named test is run there. Prints a table
-in Markdown for tests/README.md. Exits with 1 when a patch no longer applies, a mutation survives its test, or a test fails
-without a mutation.
+in Markdown for tests/README.md. Exits with 1 when a patch no longer applies, a mutation survives its test, or a test
+fails without a mutation.
 """
 
 from __future__ import annotations
