@@ -1,9 +1,9 @@
 """Reads a request's body, bounded in size and time, and decodes its content encoding.
 
 `check_body_headers` decides from the headers alone, before a byte of the body is awaited: 415, 413.
-`read_body` returns the decoded body, or raises RequestRejected: 408 too slow, 413 too large before or after
-decompression, 400 malformed or incomplete. A compressed body is complete only when its encoding ends where the body
-ends: a truncated one must not be acknowledged.
+`read_body` returns the body as sent, or raises RequestRejected: 408 too slow, 400 malformed or incomplete.
+`decompress` decodes it, or raises RequestRejected: 413 too large, 400 malformed or incomplete. A compressed body is
+complete only when its encoding ends where the body ends: a truncated one must not be acknowledged.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from bridge.ingress.responses import RequestRejected
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _GZIP, _ZLIB, _RAW_DEFLATE = zlib.MAX_WBITS | 16, zlib.MAX_WBITS, -zlib.MAX_WBITS
 _DEFLATE_METHOD = 8
+MAX_GZIP_MEMBERS = 100
+"""Each member costs a copy of what follows it: thousands of empty ones would hold the event loop."""
 _SWITCHED_PROTOCOLS = frozenset({"websocket", "tcp"})
 """aiohttp stops parsing after the headers of these upgrades, and releases before 3.14.5 then lose the body."""
 
@@ -81,7 +83,7 @@ def decompress(body: bytes, encoding: str, max_bytes: int) -> bytes:
     decoded = bytearray()
     rest = body
     try:
-        while True:
+        for _ in range(MAX_GZIP_MEMBERS):
             decoder = zlib.decompressobj(mode)
             decoded += decoder.decompress(rest, max_bytes + 1 - len(decoded))
             if len(decoded) > max_bytes:
@@ -93,6 +95,7 @@ def decompress(body: bytes, encoding: str, max_bytes: int) -> bytes:
                 return bytes(decoded)
             if mode != _GZIP:  # only gzip may have several members
                 raise RequestRejected(HTTPStatus.BAD_REQUEST, "malformed_body", f"{encoding}: data after the end")
+        raise RequestRejected(HTTPStatus.BAD_REQUEST, "malformed_body", f"more than {MAX_GZIP_MEMBERS} gzip members")
     except zlib.error as error:
         raise RequestRejected(HTTPStatus.BAD_REQUEST, "malformed_body", f"{encoding}: {error}") from error
 

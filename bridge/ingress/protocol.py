@@ -5,7 +5,7 @@ a request's headers (408, 431), half-closed connections, lingering close, and th
 requests. aiohttp's protocol gets a `ConnectionTransport` in place of the transport.
 
 Invariants: bytes are passed on in order and unchanged. The request handler calls `begin_request` and `end_request`;
-between them, input belongs to the body or to pipelined requests. Only `write` of this class sends a response.
+between them, input belongs to the body or to pipelined requests. Only `write` and `reject` send a response.
 """
 
 from __future__ import annotations
@@ -150,6 +150,7 @@ class Connection(asyncio.Protocol):
         self._input_observer = None
         self._request_ended_at = time.monotonic()
         self.headers.uncounted = False
+        self.headers.body_start = None  # the next request may have arrived with this one's body: its start is unknown
         if self.input_ended:
             self.close_if_idle()
 

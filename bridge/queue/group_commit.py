@@ -130,8 +130,11 @@ class GroupCommit:
 
     def rejection(self) -> DeliveryRejected:
         """Return the rejection of a delivery because of the last failure."""
-        full = isinstance(self.failure, OSError) and self.failure.errno in {errno.ENOSPC, errno.EDQUOT}
-        return DeliveryRejected("disk_full" if full else "journal_unavailable", str(self.failure))
+        return DeliveryRejected("disk_full" if self._disk_full else "journal_unavailable", str(self.failure))
+
+    @property
+    def _disk_full(self) -> bool:
+        return isinstance(self.failure, OSError) and self.failure.errno in {errno.ENOSPC, errno.EDQUOT}
 
     async def commit(self) -> None:
         """Commit deliveries as they are added, until cancelled. When this ends, no delivery waits any more."""
@@ -187,14 +190,16 @@ class GroupCommit:
         """Record what was settled while the log is idle, until cancelled."""
         while True:
             await self._unrecorded.wait()
-            await asyncio.sleep(CHECKPOINT_SECONDS)
+            # The space reserved for checkpoints is limited, and a full disk may stay full for a long time.
+            await asyncio.sleep(HOUSEKEEPING_SECONDS if self._disk_full else CHECKPOINT_SECONDS)
             if not self._committing and self._loop.time() - self._committed_at >= CHECKPOINT_SECONDS:
                 self._unrecorded.clear()
                 await self._checkpoint()
 
     async def _checkpoint(self, *, force: bool = False) -> None:
         try:
-            if await self._writer.run(partial(self._main_log.checkpoint, force=force)):
+            written = await self._writer.run(partial(self._main_log.checkpoint, force=force))
+            if written and not self._disk_full:  # on a full disk, it was written to reserved space
                 self._note_success()
         except OSError as error:
             self._note_failure(error)
@@ -234,8 +239,19 @@ class GroupCommit:
                 self.free_bytes = await self._writer.run(self._main_log.free_bytes)
             except OSError as error:
                 self._note_failure(error)
-            if self.failure is not None and not self._committing:
+            if self._disk_full:
+                await self._begin_segment()
+            elif self.failure is not None and not self._committing:
                 await self._checkpoint(force=True)
+
+    async def _begin_segment(self) -> None:
+        """Begin the next segment, which succeeds once the disk has space again."""
+        try:
+            await self._writer.run(self._main_log.begin_segment)
+        except OSError as error:
+            self._note_failure(error)
+        else:
+            self._note_success()
 
     async def finish(self) -> None:
         """Commit the deliveries that wait, and record what was settled."""

@@ -127,6 +127,10 @@ class Log:
             self._write(0, self.total, 0, b"")
         return needed
 
+    def begin_segment(self) -> None:
+        """Begin the next segment before the last one is full. Raises OSError when the disk has no space for it."""
+        self._descriptor = self._begin_segment(0, self.state)
+
     def _write(self, count: int, total: int, received_ms: int, payload: bytes) -> None:
         state = self.state
         if count and state.settled >= self.last:

@@ -127,6 +127,7 @@ async def test_encoded_body_is_decoded(port: Port, encoding: str, body: bytes) -
         ("gzip", compress(BODY)[:20]),
         ("gzip", compress(BODY) + compress(BODY)[:20]),
         ("gzip", compress(BODY) + b"rest"),
+        ("gzip", compress(b"") * 101 + compress(BODY)),
         ("gzip", b""),
         ("gzip", b"not gzip"),
         ("gzip", compress(BODY)[:-8] + b"\0" * 8),
@@ -318,6 +319,24 @@ async def test_malformed_chunk_gets_400_without_waiting_for_more(start: bytes, r
             await asyncio.sleep(0.01)
         assert (await sender.rest()).startswith(b"HTTP/1.1 400 ")
         assert not port.queue.deliveries
+
+
+async def test_chunked_request_that_arrives_during_another_one_is_not_taken_for_its_body(port: Port) -> None:
+    """A request whose headers arrived while another one had no response yet: where its body starts is not known."""
+    sender = await port.connect()
+    port.queue.hold = True
+    await sender.send(request(b"not a chunk"))
+    while not port.queue.held:  # noqa: ASYNC110 - the port signals nothing
+        await asyncio.sleep(0.01)
+    await sender.send(request(b"5\r\nhel", "Transfer-Encoding: chunked", length=-1))
+    await asyncio.sleep(0.05)
+    port.queue.hold = False
+    port.queue.held[0].set_result(None)
+    assert (await sender.response())[0] == 200
+    await asyncio.sleep(0.05)
+    await sender.send(b"lo\r\n0\r\n\r\n")
+    assert (await sender.response())[0] == 200
+    assert port.queue.bodies == [b"not a chunk", b"hello"]
 
 
 @pytest.mark.parametrize("piece", [1, 2, 7, 1000])

@@ -206,10 +206,15 @@ async def test_pending_deliveries_are_committed_when_the_journal_closes(tmp_path
 
 
 class FaultyFiles(UnsyncedFiles):
-    """Calls `fault` before each write, sync or read; it may raise."""
+    """Calls `fault` before each allocation, write, sync or read; it may raise."""
 
     def __init__(self) -> None:
         self.fault: Callable[[str], None] = lambda _: None
+
+    def fallocate(self, descriptor: int, size: int) -> None:
+        """Allocate, unless the fault raises."""
+        self.fault("allocate")
+        super().fallocate(descriptor, size)
 
     def pwrite(self, descriptor: int, data: bytes, offset: int) -> None:
         """Write, unless the fault raises."""
@@ -286,6 +291,44 @@ async def test_a_full_disk_is_named(tmp_path: Path) -> None:
         with pytest.raises(DeliveryRejected) as rejected:
             await opened.append(delivery(0))
         assert rejected.value.reason == "disk_full"
+
+
+async def test_a_full_quota_stays_reported_until_a_segment_can_be_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Checkpoints still succeed in reserved space: they are no recovery, and are not written to find out."""
+    monkeypatch.setattr(group_commit, "HOUSEKEEPING_SECONDS", 0.01)
+    files = FaultyFiles()
+    calls: list[str] = []
+
+    def full(name: str) -> None:
+        calls.append(name)
+        if name == "allocate":
+            raise OSError(errno.EDQUOT, "the quota is used up")
+
+    async with Journal.open(settings(tmp_path, max_bytes=1 << 20), Metrics(), files=files) as opened:
+        await opened.append(delivery(0))
+        files.fault = full
+        written = 1
+        with contextlib.suppress(DeliveryRejected):
+            while written < 1000:
+                await opened.append(delivery(written, size=1000))
+                written += 1
+        calls.clear()
+        with capture_logs() as log:
+            await asyncio.sleep(0.3)
+            rejection = opened.check_capacity(0)
+            assert rejection is not None
+            assert rejection.reason == "disk_full"
+            assert calls.count("allocate") > 5
+            assert calls.count("write") <= 1, "more than the checkpoint of the last commit"
+            files.fault = lambda _: None
+            async with asyncio.timeout(10):
+                while opened.check_capacity(0) is not None:  # noqa: ASYNC110 - the disk signals nothing
+                    await asyncio.sleep(0.01)
+        assert [line["event"] for line in log] == ["journal_recovered"]
+        await opened.append(delivery(written))
+        assert numbers(await read(opened, written + 1)) == [*range(written), written]
 
 
 def broken(_: str) -> None:
