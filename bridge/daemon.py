@@ -21,7 +21,7 @@ from typing import NamedTuple
 import structlog
 
 from bridge.admin.server import Admin
-from bridge.admin.status import Sources, Status
+from bridge.admin.status import Status, StatusInputs
 from bridge.config.settings import Settings
 from bridge.contract.drift import Drift
 from bridge.contract.normalizer import Normalizer
@@ -81,17 +81,17 @@ async def run(
     drift = Drift()
     metrics.register_drift(drift.counts.items)
     normalizer = Normalizer(contract, drift)
-    topics = TopicProvisioner(settings, contract)
+    provisioner = TopicProvisioner(settings, contract)
     metrics.register_gauges(
         Reading(
             "bridge_topic_mismatches",
             "Differences between a topic on Kafka and the contract, as of the last check (`topics check` lists them).",
             ("topic",),
         ),
-        topics.mismatches,
+        provisioner.mismatches,
     )
     encoder = create_encoder(settings.registry, contract, health)
-    async with contextlib.AsyncExitStack() as limit, contextlib.AsyncExitStack() as parts:
+    async with contextlib.AsyncExitStack() as stop_timer, contextlib.AsyncExitStack() as parts:
         try:
             stop = stop or parts.enter_context(_stop_signal())
             tracing = parts.enter_context(start_tracing())
@@ -101,7 +101,7 @@ async def run(
                 normalizer,
                 settings.kafka,
                 metrics,
-                provision=topics.ensure_topics,
+                provision=provisioner.ensure_topics,
                 encoder=encoder,
                 # With ack = kafka, a sender waits until Kafka has the record: nothing is collected.
                 linger_seconds=0.0 if settings.ack == "kafka" else settings.kafka.linger_seconds,
@@ -109,8 +109,8 @@ async def run(
                 recent=recent,
                 health=health,
             )
-            sources = Sources(lambda: publisher.connected, drift.report, tokens_status, lambda: tokens.file_fault)
-            admin = Admin(settings, Status(settings, queue, metrics, health, sources), metrics, health, recent)
+            inputs = StatusInputs(lambda: publisher.connected, drift.report, tokens_status, lambda: tokens.file_fault)
+            admin = Admin(settings, Status(settings, queue, metrics, health, inputs), metrics, health, recent)
             ingress = WebhookServer(settings, tokens, queue, metrics, tracing)
             admin_url = await parts.enter_async_context(admin.listening())
             await parts.enter_async_context(publisher.running(settings.shutdown_timeout_seconds))
@@ -123,7 +123,7 @@ async def run(
             await stop.wait()
             _log.info("stopping", deliveries=queue.depth)
         finally:
-            limit.enter_context(_stop_limit(2 * settings.shutdown_timeout_seconds + STOP_GRACE_SECONDS))
+            stop_timer.enter_context(_stop_limit(2 * settings.shutdown_timeout_seconds + STOP_GRACE_SECONDS))
     _log.info("stopped")
 
 

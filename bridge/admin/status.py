@@ -41,7 +41,7 @@ KAFKA_UNREACHABLE = DeliveryRejected("kafka_unreachable", "Kafka does not answer
 _log = structlog.stdlib.get_logger()
 
 
-class Sources(NamedTuple):
+class StatusInputs(NamedTuple):
     """What the daemon hands to the admin port: functions that return the current state of other parts."""
 
     connected: Callable[[], bool]
@@ -58,13 +58,13 @@ class Status:
     """Computes the daemon's status from its parts."""
 
     def __init__(
-        self, settings: Settings, queue: DeliveryQueue, metrics: Metrics, health: Health, sources: Sources
+        self, settings: Settings, queue: DeliveryQueue, metrics: Metrics, health: Health, inputs: StatusInputs
     ) -> None:
         self._settings = settings
         self._queue = queue
         self._metrics = metrics
         self._health = health
-        self._sources = sources
+        self._inputs = inputs
         self._started = time.time()
         self._oldest_parked_ms: int | None = None
         self._forecast = Forecast(settings.journal)
@@ -174,7 +174,7 @@ class Status:
 
     def not_ready_reason(self) -> DeliveryRejected | None:
         """Return why a delivery would be rejected now, None when it would be accepted."""
-        if self._settings.ack == "kafka" and not self._sources.connected():
+        if self._settings.ack == "kafka" and not self._inputs.connected():
             return KAFKA_UNREACHABLE
         return self._queue.check_capacity(self._settings.max_body_bytes)
 
@@ -194,7 +194,7 @@ class Status:
         return None
 
     def _check_ingress(self) -> Finding | None:
-        if self._settings.ack == "kafka" and not self._sources.connected():
+        if self._settings.ack == "kafka" and not self._inputs.connected():
             return _rejecting(KAFKA_UNREACHABLE)
         for reason, count in self.history.rejections(RECENT_MINUTES).items():
             if reason in NEXT_STEPS:
@@ -203,13 +203,13 @@ class Status:
         return None
 
     def _check_tokens(self) -> Finding | None:
-        if self._sources.tokens is None:
+        if self._inputs.tokens is None:
             return Finding("degraded", "authentication is disabled: anyone can send events", "set BRIDGE_TOKENS_FILE")
-        now, tokens = time.time(), self._sources.tokens()
+        now, tokens = time.time(), self._inputs.tokens()
         valid = [token for token in tokens if token.is_valid(now)]
         if not valid:
             return Finding("failing", ALL_EXPIRED, NEXT_STEP_EXPIRED)
-        if fault := self._sources.tokens_fault():
+        if fault := self._inputs.tokens_fault():
             step = "fix the file; the tokens known so far stay valid until a restart"
             return Finding("degraded", f"the tokens file cannot be read: {fault}", step)
         for token in valid:
@@ -230,14 +230,14 @@ class Status:
         return Finding("failing", f"{pending}; nothing was published in the last minute", step)
 
     def _check_drift(self) -> Finding | None:
-        if not (entries := self._sources.drift()):
+        if not (entries := self._inputs.drift()):
             return None
         cause = f"deliveries had {len(entries)} types, fields or values that the schemas do not know"
         return Finding("degraded", cause, "gumlet-bridge schemas drift; nothing is lost")
 
     def drift(self) -> list[dict[str, Any]]:
         """Return the schema drift since the start."""
-        return self._sources.drift()
+        return self._inputs.drift()
 
     def to_json(self) -> dict[str, Any]:
         """Return the document of /status."""
@@ -254,7 +254,7 @@ class Status:
             "state": conditions[0].state,
             "health": [condition._asdict() for condition in conditions],
             "kafka": {
-                "connected": self._sources.connected(),
+                "connected": self._inputs.connected(),
                 "bootstrap_servers": self._settings.kafka.bootstrap_servers,
             },
             "registry": {"url": self._settings.registry.url, "wire_format": self._settings.registry.wire_format},
@@ -269,10 +269,10 @@ class Status:
                 "lost_deliveries": int(lost),
             },
             "tokens": None
-            if self._sources.tokens is None
-            else [token._asdict() | {"valid": token.is_valid(time.time())} for token in self._sources.tokens()],
+            if self._inputs.tokens is None
+            else [token._asdict() | {"valid": token.is_valid(time.time())} for token in self._inputs.tokens()],
             "last_hour": {"rejections": self.history.rejections(), "dead_letters": self.history.dead_letters()},
-            "drift": len(self._sources.drift()),
+            "drift": len(self._inputs.drift()),
         }
 
 

@@ -22,16 +22,16 @@ class HeaderSection:
         self.started_at: float | None = None
         self.complete = False
         self.size = 0
-        self.uncounted = False
+        self.size_unknown = False
         """The size is unknown: the input may be the body of a pipelined request that has not been started yet."""
         self.body_start: tuple[bytes, int] | None = None
         """The input that completed the headers, and where the body starts in it; None where that is uncertain."""
-        self._last = b""
+        self._tail = b""
 
     @property
     def too_large(self) -> bool:
         """Whether the headers exceed their limit."""
-        return self.size > MAX_HEADER_SECTION_BYTES and not self.uncounted
+        return self.size > MAX_HEADER_SECTION_BYTES and not self.size_unknown
 
     def feed(self, data: bytes, now: float, *, pipelined: bool) -> None:
         """Add input that follows the last request; `pipelined`: a request before this one may not be started yet."""
@@ -45,25 +45,25 @@ class HeaderSection:
                 if not data:
                     return
             self.started_at = now
-        seen = self._last + data
+        seen = self._tail + data
         end = seen.find(_HEADER_END)
         if end < 0:
             self.size += len(data)
-            self._last = seen[1 - len(_HEADER_END) :]
+            self._tail = seen[1 - len(_HEADER_END) :]
         else:
-            start = end + len(_HEADER_END) - len(self._last)
+            start = end + len(_HEADER_END) - len(self._tail)
             self.size += start
             self.complete = True
             self.body_start = None if pipelined else (data, start)
         if self.size > MAX_HEADER_SECTION_BYTES and pipelined:
-            self.uncounted = True
+            self.size_unknown = True
 
     def reset(self) -> None:
-        """Expect the next request; `body_start` and `uncounted` belong to this one until its response."""
+        """Expect the next request; `body_start` and `size_unknown` belong to this one until its response."""
         self.started_at = None
         self.complete = False
         self.size = 0
-        self._last = b""
+        self._tail = b""
 
 
 class ChunkFraming:

@@ -28,7 +28,7 @@ LINGER_SECONDS = 2.0
 connection, and the sender loses the response."""
 PIPELINE_SECONDS = 0.25
 """Input within this time after a response may be the body of a pipelined request that has not been started yet."""
-IDLE_TURNS = 10
+IDLE_LOOP_TURNS = 10
 """Turns of the event loop without a request after which aiohttp has no parsed request left: it needs three to start the
 next one."""
 
@@ -55,7 +55,7 @@ class Connection(asyncio.Protocol):
         self._request_active = False
         self._request_ended_at = 0.0
         self._body_waiter: asyncio.Future[None] | None = None
-        self._idle_since_accept: float | None = time.monotonic()
+        self._no_request_since: float | None = time.monotonic()
         self._closing_since: float | None = None
         self._handshake: asyncio.Task[None] | None = None
         self._capacity_rejection: RequestRejected | None = None
@@ -85,7 +85,7 @@ class Connection(asyncio.Protocol):
         if self._capacity_rejection is not None:
             self.reject(self._capacity_rejection)
         else:
-            self._idle_since_accept = time.monotonic()
+            self._no_request_since = time.monotonic()
             self._http = self._endpoint.make_http_protocol()
             self._http.connection_made(ConnectionTransport(self, self._transport))
 
@@ -141,7 +141,7 @@ class Connection(asyncio.Protocol):
     def begin_request(self) -> None:
         """Note that the headers are complete, and that a handler is working on the request."""
         self._request_active = True
-        self._idle_since_accept = None
+        self._no_request_since = None
         self.headers.reset()
 
     def end_request(self) -> None:
@@ -149,7 +149,7 @@ class Connection(asyncio.Protocol):
         self._request_active = False
         self._input_observer = None
         self._request_ended_at = time.monotonic()
-        self.headers.uncounted = False
+        self.headers.size_unknown = False
         self.headers.body_start = None  # the next request may have arrived with this one's body: its start is unknown
         if self.input_ended:
             self.close_if_idle()
@@ -215,10 +215,10 @@ class Connection(asyncio.Protocol):
         elif self.headers.started_at is not None:
             if self.headers.started_at < oldest:
                 self.reject(RequestRejected(HTTPStatus.REQUEST_TIMEOUT, "header_timeout"))
-        elif self._idle_since_accept is not None and self._idle_since_accept < oldest:
+        elif self._no_request_since is not None and self._no_request_since < oldest:
             self.close()
 
-    def close_if_idle(self, turns: int = IDLE_TURNS) -> None:
+    def close_if_idle(self, turns: int = IDLE_LOOP_TURNS) -> None:
         """Close the connection if aiohttp has no request of it, also none that is parsed and not started yet."""
         if self._idle_check is not None:
             self._idle_check.cancel()

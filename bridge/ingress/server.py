@@ -1,9 +1,9 @@
 """The public port: accepts deliveries, enqueues them durably and responds; rejects everything else.
 
-A request is checked in this order, and the first failing check determines the response: path (404), method (405),
-token (401), source (404), headers (431, 400), encoding (415), size (413), time (408), completeness (400), queue (503
-with Retry-After). A request that passes is acknowledged with 200 once the queue reports it safe. The body is not
-parsed: a delivery that is not JSON is still a delivery.
+A request is checked in this order, and the first failing check determines the response: size and form of the headers
+(431, 400), path (404), method (405), token (401), source (404), encoding (415), size (413), time (408), completeness
+(400), queue (503 with Retry-After). A request that passes is acknowledged with 200 once the queue reports it safe. The
+body is not parsed: a delivery that is not JSON is still a delivery.
 
 Built on aiohttp's `web.Server` with one handler, `WebhookServer.handle_request`. What aiohttp leaves open on the
 level of bytes and connections is done in `protocol.Connection`.
@@ -73,7 +73,7 @@ class WebhookServer:
         self._queue = queue
         self._metrics = metrics
         self._max_body_bytes = settings.max_body_bytes
-        self._sources = {WEBHOOK_PATH: DEFAULT_SOURCE}
+        self._source_by_path = {WEBHOOK_PATH: DEFAULT_SOURCE}
         self._certificate = Certificate.from_settings(settings)
         self._stopping = False
         self._traceparent = str if tracing is None else tracing.traceparent
@@ -207,15 +207,15 @@ class WebhookServer:
                     request, connection, self._max_body_bytes, self._settings.request_timeout_seconds
                 )
             if len(body) > self._max_body_bytes:
-                raise RequestRejected(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large")  # noqa: TRY301 - as above
+                raise RequestRejected(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large")  # noqa: TRY301 - one place responds to all rejections
             if encoding:
                 body = decompress(body, encoding, self._max_body_bytes)
             await self._queue.append(Delivery(time.time_ns() // 1_000_000, source, body, self._traceparent()))
         except RequestRejected as rejection:
             return self._reject(request, connection, rejection, source)
         except DeliveryRejected as error:
-            full = RequestRejected(HTTPStatus.SERVICE_UNAVAILABLE, error.reason, str(error), close=False)
-            return self._reject(request, connection, full, source)
+            unavailable = RequestRejected(HTTPStatus.SERVICE_UNAVAILABLE, error.reason, str(error), close=False)
+            return self._reject(request, connection, unavailable, source)
         except Exception:  # noqa: BLE001 - whatever it is, the sender gets a response and can retry
             _log.exception("internal_error")
             fault = RequestRejected(HTTPStatus.SERVICE_UNAVAILABLE, "internal_error")
@@ -228,8 +228,8 @@ class WebhookServer:
 
     def _authorize_and_resolve_source(self, request: web.BaseRequest, connection: Connection) -> str:
         """Return the source of an authorized request, or raise RequestRejected."""
-        known = self._sources.get(request.raw_path)
-        source = known or source_in_path(request.path)
+        cached = self._source_by_path.get(request.raw_path)
+        source = cached or source_in_path(request.path)
         if source is None:
             raise RequestRejected(HTTPStatus.NOT_FOUND, "unknown_path")
         if request.method != hdrs.METH_POST:
@@ -237,12 +237,12 @@ class WebhookServer:
         if reason := self._token_error(request.headers):
             raise RequestRejected(HTTPStatus.UNAUTHORIZED, reason)
         connection.authenticate()
-        if known is None:
+        if cached is None:
             allowed = self._settings.allowed_sources
             if not is_source_name(source) or (allowed and source not in {*allowed, DEFAULT_SOURCE}):
                 raise RequestRejected(HTTPStatus.NOT_FOUND, "unknown_source")
-            if len(self._sources) < MAX_CACHED_PATHS:
-                self._sources[request.raw_path] = source
+            if len(self._source_by_path) < MAX_CACHED_PATHS:
+                self._source_by_path[request.raw_path] = source
         return source
 
     def _token_error(self, headers: CIMultiDictProxy[str]) -> str | None:
@@ -256,7 +256,7 @@ class WebhookServer:
 
     def _check_headers(self, request: web.BaseRequest, connection: Connection) -> str:
         """Return the content encoding, or raise RequestRejected for what the headers exclude."""
-        if connection.headers.uncounted:
+        if connection.headers.size_unknown:
             size = sum(len(name) + len(value) + len(": \r\n") for name, value in request.raw_headers)
             if size > MAX_HEADER_SECTION_BYTES:
                 raise RequestRejected(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large")

@@ -24,7 +24,7 @@ from bridge.kafka.client import describe_error
 from bridge.kafka.topics import TopicSurvey
 from bridge.publisher.backoff import backoff
 from bridge.publisher.dead_letters import DeadLetters
-from bridge.publisher.sending import BatchProducer, DeliveryReport, OutgoingEvent
+from bridge.publisher.sending import BatchProducer, OutgoingEvent, SendReport
 from bridge.queue.interface import DeliveryQueue, Parked
 from bridge.telemetry.health import Health
 
@@ -49,7 +49,7 @@ class BlockedTopics:
         *,
         make_producer: Callable[[], BatchProducer],
         provision: Callable[[], Awaitable[TopicSurvey]],
-        record: Callable[[DeliveryReport], None],
+        record: Callable[[SendReport], None],
         health: Health,
     ) -> None:
         """`provision` creates or verifies the topics; `record` counts what Kafka has confirmed."""

@@ -36,7 +36,7 @@ from bridge.publisher.blocked_topics import BlockedTopics
 from bridge.publisher.dead_letters import DeadLetters
 from bridge.publisher.kafka_producer import ConnectionState
 from bridge.publisher.registry_encoder import RegistryEncoder
-from bridge.publisher.sending import BatchProducer, DeliveryReport, OutgoingEvent
+from bridge.publisher.sending import BatchProducer, OutgoingEvent, SendReport
 from bridge.queue.interface import DeliveryQueue, Group
 from bridge.telemetry.health import Health
 from bridge.telemetry.metrics import Metrics
@@ -255,7 +255,7 @@ class Publisher:
             if not report.sent and any(outgoing.event.topic not in report.blocked for outgoing in report.unsent):
                 await asyncio.sleep(backoff(attempt - 1))
 
-    def _resolve(self, report: DeliveryReport) -> list[OutgoingEvent]:
+    def _resolve(self, report: SendReport) -> list[OutgoingEvent]:
         """Return the events that follow those which were not sent, in order: the same, or dead letters."""
         for topic, detail in report.blocked.items():
             self._blocked_topics.block(topic, detail)
@@ -267,7 +267,7 @@ class Publisher:
             events.append(replacement or rejection.outgoing)
         return sorted(events, key=_number)
 
-    def _record(self, report: DeliveryReport) -> None:
+    def _record(self, report: SendReport) -> None:
         """Count what Kafka has confirmed. The parts that measure raise nothing."""
         events = [outgoing.event for outgoing in report.sent]
         self._published.update(event.topic for event in events)

@@ -1,6 +1,6 @@
 """Sends events to Kafka: chooses partitions, builds batches, waits for their confirmation.
 
-Input: events, in order. Output: a `DeliveryReport`: an event is `sent` only when every in-sync replica has it.
+Input: events, in order. Output: a `SendReport`: an event is `sent` only when every in-sync replica has it.
 
 Invariants:
 
@@ -10,8 +10,8 @@ Invariants:
 * While Kafka does not respond the same producer keeps its batches and waits: the broker recognizes a repeated batch by
   its sequence number. A producer is replaced only after a batch has failed or was given up: aiokafka numbers a batch
   before it sends it, so that a failure leaves a gap in the numbers.
-* No topic is created: aiokafka asks for all topics as long as none is named, so a topic is only sent to when it is in
-  the metadata already.
+* No topic is ever created: naming a topic that is not in the metadata would make the broker create it. So metadata is
+  requested for all topics, and only those found there are sent to.
 
 What a failure means is decided in `failed_batches` and `unconfirmed`; what follows for an event, by the publisher.
 """
@@ -70,7 +70,7 @@ class OutgoingEvent(NamedTuple):
 
 
 @dataclass(slots=True)
-class DeliveryReport:
+class SendReport:
     """What became of each event: every one is in exactly one of `sent`, `rejected` and `unsent`.
 
     `sent`: confirmed by every in-sync replica; `offsets` has the positions of at least the last MAX_ENTRIES of them.
@@ -138,7 +138,7 @@ class BatchProducer:
             await self._encoder.prepare()
         return api
 
-    async def send(self, events: Sequence[OutgoingEvent]) -> DeliveryReport:
+    async def send(self, events: Sequence[OutgoingEvent]) -> SendReport:
         """Send events, those of a partition in order, and return what became of each."""
         api = await self.connect()
         try:
@@ -146,8 +146,8 @@ class BatchProducer:
         except (KafkaError, OSError) as error:
             _log.warning("metadata_failed", detail=describe_error(error), hint="retrying")
             await self._connection.replace()
-            return DeliveryReport(unsent=list(events))
-        report = DeliveryReport(blocked=blocked)
+            return SendReport(unsent=list(events))
+        report = SendReport(blocked=blocked)
         queues = self._distribute(events, partitions)
         self._unconfirmed = True  # until the send is complete: one that is cancelled leaves batches behind
         await self._send_queues(api, queues, report)
@@ -160,8 +160,8 @@ class BatchProducer:
         if len(report.sent) < len(events):
             report.rejected += rejected
             report.blocked = unavailable | report.blocked
-            settled = {outgoing.number for outgoing in report.sent} | {each.outgoing.number for each in report.rejected}
-            report.unsent = [outgoing for outgoing in events if outgoing.number not in settled]
+            decided = {outgoing.number for outgoing in report.sent} | {each.outgoing.number for each in report.rejected}
+            report.unsent = [outgoing for outgoing in events if outgoing.number not in decided]
         return report
 
     async def close(self) -> None:
@@ -204,9 +204,7 @@ class BatchProducer:
                 queue.pending.append(outgoing)
         return list(queues.values())
 
-    async def _send_queues(
-        self, api: AIOKafkaProducer, queues: Sequence[PartitionQueue], report: DeliveryReport
-    ) -> None:
+    async def _send_queues(self, api: AIOKafkaProducer, queues: Sequence[PartitionQueue], report: SendReport) -> None:
         """Send until each queue is confirmed to its end or has an error."""
         watch = UnconfirmedWatch(api, self._settings, self._on_connection, block_silent=self._block_silent)
         for queue in queues:
@@ -217,7 +215,7 @@ class BatchProducer:
                 await self._complete(api, waiting[future], future, report)
             await watch.check(waiting.values(), progress=bool(done))
 
-    async def _send_next(self, api: AIOKafkaProducer, queue: PartitionQueue, report: DeliveryReport) -> None:
+    async def _send_next(self, api: AIOKafkaProducer, queue: PartitionQueue, report: SendReport) -> None:
         """Send the next batch of a queue, if it has pending events."""
         builder = api.create_batch()
         self._fill(builder, queue, report)
@@ -237,7 +235,7 @@ class BatchProducer:
         queue.sent_at = time.monotonic()
         queue.unavailable_checks = 0
 
-    def _fill(self, builder: Any, queue: PartitionQueue, report: DeliveryReport) -> None:
+    def _fill(self, builder: Any, queue: PartitionQueue, report: SendReport) -> None:
         """Move events from `pending` to `batch`, as many as one batch may have."""
         max_records, max_bytes = self.limits.max_records(queue), self.limits.max_bytes(queue.topic)
         now_ms = int(time.time() * 1000)
@@ -265,7 +263,7 @@ class BatchProducer:
         builder.close()
 
     async def _complete(
-        self, api: AIOKafkaProducer, queue: PartitionQueue, future: asyncio.Future[Any], report: DeliveryReport
+        self, api: AIOKafkaProducer, queue: PartitionQueue, future: asyncio.Future[Any], report: SendReport
     ) -> None:
         """Report a batch that Kafka has confirmed and send the next one of its partition, or record why it failed."""
         queue.future = None

@@ -5,8 +5,8 @@ DeliveryRejected. Deliveries that arrive while a frame is written and synced are
 wakes the writer thread once for each commit, and the thread wakes the loop once with the result.
 
 Invariants:
-1. Only the writer thread changes files.
-2. An OSError is a result: the deliveries of that commit are rejected. `failure` is set from a failed write of the main
+1. Only the writer thread changes the log.
+2. An OSError is a result: the deliveries of that commit are rejected. `failure` is set from a failed call of the main
    log until a frame of it is written and synced again; meanwhile `check_capacity` rejects.
 3. Any other exception in a commit ends the journal: all waiting and all later deliveries are rejected, no further job
    runs in the writer thread, and the exception ends the task group of `run`, and so the daemon.
@@ -35,7 +35,7 @@ from bridge.queue.parked import ParkedLogs
 from bridge.telemetry.metrics import Metrics
 
 CHECKPOINT_SECONDS = 0.1
-"""Idle time after which the log records what was settled, without a delivery to record it with."""
+"""Time without a commit after which a frame without deliveries records what was settled."""
 HOUSEKEEPING_SECONDS = 1.0
 """Interval of looking at the free disk, and of trying a failed disk again."""
 GROUP_BYTES = 1024 * 1024
@@ -106,7 +106,7 @@ class GroupCommit:
         self._pending: deque[tuple[Delivery, asyncio.Future[None]]] = deque()
         self._committing: list[asyncio.Future[None]] = []
         self._wakeup = asyncio.Event()
-        self._unrecorded = asyncio.Event()
+        self._checkpoint_due = asyncio.Event()
         self._committed_at = 0.0
         self._abandoned = 0
         self._ended = False
@@ -183,17 +183,17 @@ class GroupCommit:
                 future.set_exception(self.rejection())
 
     def schedule_checkpoint(self) -> None:
-        """Write a checkpoint when the log is idle, unless a commit records everything before."""
-        self._unrecorded.set()
+        """Have a checkpoint written once the log is idle; a commit before that records the same."""
+        self._checkpoint_due.set()
 
     async def write_checkpoints(self) -> None:
         """Record what was settled while the log is idle, until cancelled."""
         while True:
-            await self._unrecorded.wait()
+            await self._checkpoint_due.wait()
             # The space reserved for checkpoints is limited, and a full disk may stay full for a long time.
             await asyncio.sleep(HOUSEKEEPING_SECONDS if self._disk_full else CHECKPOINT_SECONDS)
             if not self._committing and self._loop.time() - self._committed_at >= CHECKPOINT_SECONDS:
-                self._unrecorded.clear()
+                self._checkpoint_due.clear()
                 await self._checkpoint()
 
     async def _checkpoint(self, *, force: bool = False) -> None:

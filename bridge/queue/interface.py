@@ -53,7 +53,7 @@ class DeliveryQueue(Protocol):
 
     @property
     def has_pending_acks(self) -> bool:
-        """Whether deliveries wait for their acknowledgement now."""
+        """Whether deliveries wait for an acknowledgement that publishing can delay."""
 
     @property
     def parked(self) -> dict[str, int]:
@@ -72,7 +72,7 @@ class DeliveryQueue(Protocol):
         """Return the next groups in order, waiting until there is at least one."""
 
     def settle(self, group: Group) -> None:
-        """Remove everything up to the end of a group: Kafka has it."""
+        """Settle everything up to the end of a group: Kafka has it, and it is not read again."""
 
     async def settle_and_park(self, group: Group, parked: Sequence[tuple[str, Delivery]]) -> None:
         """Settle a group, but keep some of its deliveries, each named with its blocked topic."""

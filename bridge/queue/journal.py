@@ -242,7 +242,7 @@ class Journal:
                 await asyncio.sleep(RETRY_SECONDS)
 
     def settle(self, group: Group) -> None:
-        """Remove everything up to the end of a group: Kafka has it. Recorded with the next commit."""
+        """Settle everything up to the end of a group: Kafka has it. The next frame of the log records it."""
         while self._unsettled and self._unsettled[0].last <= group.last:
             self._unsettled.popleft()
         self._record_settled()

@@ -9,8 +9,9 @@ Invariants:
 1. When `append` returns, its frame and everything needed to find it are synced.
 2. A failed write or sync is not repeated on the same file. The segment is abandoned, and the next frame begins a new
    one with the same sequence number: by the rule of reading (`segment.py`), what failed is never read.
-3. A segment gets its name only when its preamble and first frame are synced; the frame after that is written only when
-   the name is synced. A segment's space is reserved when it is created: a full disk fails no commit inside it.
+3. A new segment is named `new` until its preamble and first frame are synced. It is then renamed, and the next frame is
+   written only when the directory is synced. A segment's space is reserved when it is created: a full disk fails no
+   commit inside it.
 4. Sequence numbers never restart: the last segment is never deleted, another one only after a synced frame says that
    everything in it is settled.
 5. Damage is reported once, with a copy of its bytes in quarantine (`<prefix><segment>@<offset>-<checksum>`). A file
@@ -113,7 +114,7 @@ class Log:
         return Group(first, last, received_ms, size, total, list(deliveries))
 
     def settle(self, state: State) -> None:
-        """Note up to where everything is on Kafka; the next frame records it."""
+        """Note up to where everything is on Kafka; the next frame records it and deletes settled segments."""
         self.state = state
 
     def checkpoint(self, *, force: bool = False) -> bool:
@@ -137,12 +138,12 @@ class Log:
             oldest_ms = received_ms
         else:
             oldest_ms = (state != self._recorded and state.oldest_ms) or self._oldest_ms
-        recorded = state._replace(oldest_ms=oldest_ms)
+        state_to_write = state._replace(oldest_ms=oldest_ms)
         size = HEADER_BYTES + len(payload)
         if self._descriptor is None or self._offset + size + (RESERVED_BYTES if count else 0) > self._size:
-            self._descriptor = self._begin_segment(size, recorded)
+            self._descriptor = self._begin_segment(size, state_to_write)
         segment = self._segments[-1]
-        frame = encode_frame(segment, self._offset, count, self.last + 1, total, received_ms, recorded, payload)
+        frame = encode_frame(segment, self._offset, count, self.last + 1, total, received_ms, state_to_write, payload)
         try:
             self._files.pwrite(self._descriptor, frame, self._offset)
             self._files.fsync(self._descriptor)

@@ -119,7 +119,7 @@ class Metrics:
             self.records.labels(topic)
 
     def record_acknowledgement(self, source: str, size: int, seconds: float) -> None:
-        """Count a response 200 to a body of `size` bytes, sent `seconds` after the headers."""
+        """Count a response 200 to a body of `size` bytes, ready `seconds` after the headers."""
         self._requests.count(source, 200, size)
         self._ack_latency.observe(seconds)
 

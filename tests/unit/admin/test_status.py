@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 import pytest
 
-from bridge.admin.status import RECENT_MINUTES, Sources, Status
+from bridge.admin.status import RECENT_MINUTES, Status, StatusInputs
 from bridge.config.settings import Settings
 from bridge.errors import DeliveryRejected
 from bridge.event import Delivery, Event
@@ -55,7 +55,7 @@ class Scene:
         self.drift: list[dict[str, Any]] = []
         self.tokens: list[TokenStatus] | None = [TokenStatus("gumlet", None, None)]
         tokens = None if settings.get("allow_unauthenticated") else lambda: list(self.tokens or [])
-        sources = Sources(lambda: self.connected, lambda: self.drift, tokens)
+        sources = StatusInputs(lambda: self.connected, lambda: self.drift, tokens)
         self.status = Status(self.settings, self.queue, self.metrics, self.health, sources)
 
     def sample(self, count: int = 1) -> None:

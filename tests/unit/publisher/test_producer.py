@@ -32,7 +32,7 @@ from tests.unit.publisher.fake_kafka import FakeKafka, Record, outgoing
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from bridge.publisher.sending import DeliveryReport, OutgoingEvent
+    from bridge.publisher.sending import OutgoingEvent, SendReport
 
 
 def numbers(events: list[OutgoingEvent]) -> list[int]:
@@ -40,7 +40,7 @@ def numbers(events: list[OutgoingEvent]) -> list[int]:
     return [each.number for each in events]
 
 
-async def send_until_settled(producer: BatchProducer, events: list[OutgoingEvent]) -> list[DeliveryReport]:
+async def send_until_settled(producer: BatchProducer, events: list[OutgoingEvent]) -> list[SendReport]:
     """Send until nothing is to be retried; return the reports."""
     reports = []
     while events:
