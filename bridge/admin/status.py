@@ -77,7 +77,7 @@ class Status:
             ("schema drift", self._check_drift),
         ):
             health.add_check(component, check)
-        if not sources.connected():
+        if not inputs.connected():
             health.report("kafka", "degraded", "the first connection is being made", "wait; then check the log")
         self._register_gauges()
 
