@@ -116,6 +116,10 @@ class Files:
         """Return the size of an open file."""
         return os.fstat(descriptor).st_size
 
+    def is_removed(self, descriptor: int) -> bool:
+        """Return whether an open file has no name any more."""
+        return os.fstat(descriptor).st_nlink == 0
+
     def names(self, directory: Path) -> list[str]:
         """Return the sorted names in a directory; none when it does not exist."""
         try:

@@ -232,11 +232,12 @@ class GroupCommit:
         self._abandoned = abandoned
 
     async def keep_house(self) -> None:
-        """Look at the free disk, and try a failed disk again, so that an idle journal recovers; until cancelled."""
+        """Look at the disk, and try a failed disk again, so that an idle journal recovers; until cancelled."""
         while True:
             await asyncio.sleep(HOUSEKEEPING_SECONDS)
             try:
                 self.free_bytes = await self._writer.run(self._main_log.free_bytes)
+                await self._writer.run(self._main_log.check_segment)
             except OSError as error:
                 self._note_failure(error)
             if self._disk_full:

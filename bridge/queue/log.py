@@ -21,6 +21,7 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -127,6 +128,13 @@ class Log:
         if needed:
             self._write(0, self.total, 0, b"")
         return needed
+
+    def check_segment(self) -> None:
+        """Give the segment up and raise FileNotFoundError when its file was removed."""
+        if self._descriptor is not None and self._files.is_removed(self._descriptor):
+            self._abandon()
+            path = segment_path(self._directory, self._segments[-1])
+            raise FileNotFoundError(errno.ENOENT, "the segment was removed while the bridge was running", str(path))
 
     def begin_segment(self) -> None:
         """Begin the next segment before the last one is full. Raises OSError when the disk has no space for it."""

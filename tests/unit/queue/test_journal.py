@@ -283,6 +283,29 @@ async def test_an_idle_journal_recovers_without_a_delivery(tmp_path: Path, monke
                 await asyncio.sleep(0.01)
 
 
+async def test_a_segment_that_is_removed_while_the_journal_is_open_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is acknowledged afterwards is on disk again; the removal is logged and counted."""
+    monkeypatch.setattr(group_commit, "HOUSEKEEPING_SECONDS", 0.01)
+    metrics = Metrics()
+    async with Journal.open(settings(tmp_path), metrics) as opened:
+        await opened.append(delivery(0))
+        with capture_logs() as log:
+            for path in segments(tmp_path):
+                path.unlink()
+            async with asyncio.timeout(10):
+                while not segments(tmp_path):  # noqa: ASYNC110 - the disk signals nothing
+                    await asyncio.sleep(0.01)
+        assert [line["event"] for line in log] == ["journal_write_failed", "journal_recovered"]
+        assert "was removed" in log[0]["detail"]
+        await opened.append(delivery(1))
+        assert value(metrics, "abandoned_segments_total") == 1
+        assert numbers(await read(opened, 2)) == [0, 1]
+    async with Journal.open(settings(tmp_path), metrics) as opened:
+        assert 1 in numbers(await opened.read())
+
+
 async def test_a_full_disk_is_named(tmp_path: Path) -> None:
     """The rejection says that the disk is full, not only that the journal is unavailable."""
     files = FaultyFiles()
