@@ -295,7 +295,7 @@ async def test_a_segment_that_is_removed_while_the_journal_is_open_is_replaced(
             for path in segments(tmp_path):
                 path.unlink()
             async with asyncio.timeout(10):
-                while not segments(tmp_path):  # noqa: ASYNC110 - the disk signals nothing
+                while len(log) < 2:  # noqa: ASYNC110 - the disk signals nothing
                     await asyncio.sleep(0.01)
         assert [line["event"] for line in log] == ["journal_write_failed", "journal_recovered"]
         assert "was removed" in log[0]["detail"]
