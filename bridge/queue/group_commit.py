@@ -197,9 +197,11 @@ class GroupCommit:
                 await self._checkpoint()
 
     async def _checkpoint(self, *, force: bool = False) -> None:
+        # A segment has space reserved for checkpoints: on a full disk, only one in a new segment shows recovery.
+        new_segment = force and self._disk_full
+        job = partial(self._main_log.checkpoint, force=force, new_segment=new_segment)
         try:
-            written = await self._writer.run(partial(self._main_log.checkpoint, force=force))
-            if written and not self._disk_full:  # on a full disk, it was written to reserved space
+            if await self._writer.run(job) and (new_segment or not self._disk_full):
                 self._note_success()
         except OSError as error:
             self._note_failure(error)
@@ -236,23 +238,17 @@ class GroupCommit:
         while True:
             await asyncio.sleep(HOUSEKEEPING_SECONDS)
             try:
-                self.free_bytes = await self._writer.run(self._main_log.free_bytes)
-                await self._writer.run(self._main_log.check_segment)
+                self.free_bytes = await self._writer.run(self._inspect)
             except OSError as error:
                 self._note_failure(error)
-            if self._disk_full:
-                await self._begin_segment()
-            elif self.failure is not None and not self._committing:
+            if self._parked_logs.topics():
+                await self.write_parked(self._parked_logs.check_segments)
+            if self.failure is not None and not self._committing:
                 await self._checkpoint(force=True)
 
-    async def _begin_segment(self) -> None:
-        """Begin the next segment, which succeeds once the disk has space again."""
-        try:
-            await self._writer.run(self._main_log.begin_segment)
-        except OSError as error:
-            self._note_failure(error)
-        else:
-            self._note_success()
+    def _inspect(self) -> int:
+        self._main_log.check_segment()
+        return self._main_log.free_bytes()
 
     async def finish(self) -> None:
         """Commit the deliveries that wait, and record what was settled."""

@@ -165,9 +165,11 @@ class Journal:
 
     @property
     def depth(self) -> int:
-        """Number of deliveries on disk that are not on Kafka, the parked ones included."""
-        unsettled = sum(len(group.deliveries) for group in self._unsettled)
-        return self._last - self._position + unsettled + sum(self.parked.values())
+        """Number of deliveries on disk that are not on Kafka, the parked ones included; lost ones count until then.
+
+        Needs no look at the groups: the publisher asks in the middle of its work.
+        """
+        return self._last - self._main_log.state.settled + sum(self.parked.values())
 
     @property
     def size_bytes(self) -> int:

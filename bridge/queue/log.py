@@ -118,15 +118,17 @@ class Log:
         """Note up to where everything is on Kafka; the next frame records it and deletes settled segments."""
         self.state = state
 
-    def checkpoint(self, *, force: bool = False) -> bool:
+    def checkpoint(self, *, force: bool = False, new_segment: bool = False) -> bool:
         """Record the state in a frame without deliveries, unless the last frame did; return whether one was written.
+
+        `force` writes it always; `new_segment` in a new segment, which needs free disk space.
 
         That frame also confirms the deliveries before it: without it, damage to the last frame would look like
         a write that a power cut interrupted, and the number of lost deliveries would not be known.
         """
         needed = force or self._recorded != self.state or not self._checkpointed
         if needed:
-            self._write(0, self.total, 0, b"")
+            self._write(0, self.total, 0, b"", new_segment=new_segment)
         return needed
 
     def check_segment(self) -> None:
@@ -136,11 +138,7 @@ class Log:
             path = segment_path(self._directory, self._segments[-1])
             raise FileNotFoundError(errno.ENOENT, "the segment was removed while the bridge was running", str(path))
 
-    def begin_segment(self) -> None:
-        """Begin the next segment before the last one is full. Raises OSError when the disk has no space for it."""
-        self._descriptor = self._begin_segment(0, self.state)
-
-    def _write(self, count: int, total: int, received_ms: int, payload: bytes) -> None:
+    def _write(self, count: int, total: int, received_ms: int, payload: bytes, *, new_segment: bool = False) -> None:
         state = self.state
         if count and state.settled >= self.last:
             oldest_ms = received_ms
@@ -148,7 +146,8 @@ class Log:
             oldest_ms = (state != self._recorded and state.oldest_ms) or self._oldest_ms
         state_to_write = state._replace(oldest_ms=oldest_ms)
         size = HEADER_BYTES + len(payload)
-        if self._descriptor is None or self._offset + size + (RESERVED_BYTES if count else 0) > self._size:
+        full = self._offset + size + (RESERVED_BYTES if count else 0) > self._size
+        if self._descriptor is None or full or new_segment:
             self._descriptor = self._begin_segment(size, state_to_write)
         segment = self._segments[-1]
         frame = encode_frame(segment, self._offset, count, self.last + 1, total, received_ms, state_to_write, payload)

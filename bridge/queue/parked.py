@@ -132,6 +132,11 @@ class ParkedLogs:
         for topic in [self._topics[name] for name in topics] or self.topics():
             topic.log.checkpoint()
 
+    def check_segments(self) -> None:
+        """Give up segments whose files were removed. Raises FileNotFoundError for the first of them."""
+        for topic in self.topics():
+            topic.log.check_segment()
+
     def close(self) -> None:
         """Close all files."""
         for topic in self.topics():

@@ -306,6 +306,26 @@ async def test_a_segment_that_is_removed_while_the_journal_is_open_is_replaced(
         assert 1 in numbers(await opened.read())
 
 
+async def test_a_segment_of_parked_deliveries_that_is_removed_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is parked afterwards is on disk; the other deliveries are not rejected."""
+    monkeypatch.setattr(group_commit, "HOUSEKEEPING_SECONDS", 0.01)
+    async with Journal.open(settings(tmp_path), Metrics()) as opened:
+        await opened.park([("t", delivery(0))])
+        with capture_logs() as log:
+            for path in segments(tmp_path / "parked" / "t"):
+                path.unlink()
+            async with asyncio.timeout(10):
+                while not log:  # noqa: ASYNC110 - the disk signals nothing
+                    await asyncio.sleep(0.01)
+        assert (log[0]["event"], log[0]["parked"]) == ("journal_write_failed", True)
+        assert opened.check_capacity(0) is None
+        await opened.park([("t", delivery(1))])
+    async with Journal.open(settings(tmp_path), Metrics()) as opened:
+        assert [parked.delivery for parked in await opened.read_parked("t", 10)][-1:] == [delivery(1)]
+
+
 async def test_a_full_disk_is_named(tmp_path: Path) -> None:
     """The rejection says that the disk is full, not only that the journal is unavailable."""
     files = FaultyFiles()
