@@ -75,7 +75,7 @@ class LogReader:
         return groups
 
     def _open(self, skip_unreadable: bool) -> Segment | None:  # noqa: FBT001 - passed on
-        """Open the current segment; None when there is no such file, or it cannot be opened and is skipped."""
+        """Open the current segment; None when it does not exist, or cannot be opened and is skipped."""
         try:
             path = segment_path(self._directory, self._segment)
             return Segment(self._files, path, skip_unreadable=skip_unreadable)

@@ -64,7 +64,7 @@ def broken_links(path: Path) -> list[str]:
             continue
         file = path.parent / unquote(target.path) if target.path else path
         if not file.exists():
-            broken.append(f"{link}: there is no such file")
+            broken.append(f"{link}: the file does not exist")
         elif target.fragment and unquote(target.fragment) not in anchors(file.read_text() if file.is_file() else ""):
             broken.append(f"{link}: {file.name} has no such heading")
     return broken

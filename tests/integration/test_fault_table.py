@@ -299,7 +299,7 @@ def test_a_fault_is_reported_in_the_same_words_everywhere(
 
 
 def test_the_table_has_a_row_for_each_fault_and_no_others() -> None:
-    """A row of a fault that is no longer tested must not stay."""
+    """A row without a test must not stay."""
     table = README.read_text().partition(HEADER)[2].partition("\n\n")[0]
     rows = [line.split(" | ")[0].removeprefix("| ") for line in table.splitlines()[2:]]
     assert rows == [fault.name for fault in FAULTS]

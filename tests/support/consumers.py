@@ -201,7 +201,7 @@ class Scenario:
                 events.append(self._vary(self.duplicate(rng.choice(events))))
             if position % 100 == 0:
                 events.append(self.dead_letter(position))
-        # Two topics are read after the others: between topics there is no order.
+        # Two topics are read after the others: topics have no common order.
         return sorted(events, key=lambda event: event.event_type.endswith((".created", ".ready")))
 
     def _types(self) -> list[str]:
