@@ -1,6 +1,7 @@
-"""Tools that judge what is in deploy/, taken from the machine, or from Go's module proxy once into .cache/tools.
+"""Tools that check what is in deploy/, taken from the machine, or from Go's module proxy once into .cache/tools.
 
-A check is skipped by name if its tool is unavailable: pytest's summary then lists what was not checked.
+`build` and `module_files` raise ToolUnavailableError. `tool` and the functions for schemas skip the test instead:
+pytest's summary then lists what was not checked.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 DEPLOY = ROOT / "deploy"
 TOOLS = ROOT / ".cache" / "tools"
-BUILD_SECONDS = 900
+BUILD_SECONDS = 3600
 
 
 class GoTool(NamedTuple):
@@ -36,49 +37,80 @@ GO_TOOLS = {
     "actionlint": GoTool("github.com/rhysd/actionlint/cmd/actionlint", "v1.7.12"),
     "kubectl-validate": GoTool("sigs.k8s.io/kubectl-validate", "v0.0.4"),
     "kube-score": GoTool("github.com/zegl/kube-score/cmd/kube-score", "v1.20.0"),
+    "etcd": GoTool("go.etcd.io/etcd/server/v3", "v3.6.16"),
+    "kwok": GoTool("sigs.k8s.io/kwok/cmd/kwok", "v0.8.0"),
     "promtool": GoTool("github.com/prometheus/prometheus/cmd/promtool", "v0.316.0"),
 }
 GO_FLAGS = "-buildvcs=false -tags=remove_all_sd"
 """Without promtool's clients of every cloud, which checks of rules do not need and which take minutes to build."""
 KUBERNETES = "k8s.io/kubernetes@v1.37.2"
+GATEWAY_API = "sigs.k8s.io/gateway-api@v1.6.3"
 PROMETHEUS_OPERATOR = "github.com/prometheus-operator/prometheus-operator@v0.85.0"
+
+
+class ToolUnavailableError(Exception):
+    """A tool or a module is neither on this machine nor available from its registry; the message has the reason."""
+
+
+def build(name: str) -> str:
+    """Return a tool's path: on this machine, in the cache, or built now."""
+    if found := shutil.which(name):
+        return found
+    if name not in GO_TOOLS:
+        raise ToolUnavailableError(f"there is no {name} on this machine")
+    package, version = GO_TOOLS[name]
+    path = TOOLS / f"{name}-{version}"
+    if not path.exists():
+        with tempfile.TemporaryDirectory() as directory:
+            # As a dependency of nothing: `go install` refuses a module whose go.mod excludes or replaces others.
+            for step in (["mod", "init", "tools"], ["get", f"{package}@{version}"], ["build", "-o", path, package]):
+                go(*step, cwd=Path(directory), GOFLAGS=GO_FLAGS)
+    return str(path)
+
+
+def go(*arguments: str | Path, cwd: Path, **environment: str) -> str:
+    """Run Go and return its output; raise ToolUnavailableError with its last line when it fails."""
+    if shutil.which("go") is None:
+        raise ToolUnavailableError("there is no Go on this machine")
+    command = ["go", *map(str, arguments)]
+    done = subprocess.run(
+        command,
+        cwd=cwd,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=BUILD_SECONDS,
+        check=False,
+    )
+    if done.returncode:
+        reason = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
+        raise ToolUnavailableError(f"{' '.join(command)}: {reason}")
+    return done.stdout
 
 
 @functools.cache
 def tool(name: str) -> str:
     """Return a tool's path; skip the test with the reason if it is unavailable."""
-    if found := shutil.which(name):
-        return found
-    if name not in GO_TOOLS:
-        pytest.skip(f"NOT CHECKED: there is no {name} on this machine")
-    package, version = GO_TOOLS[name]
-    path = TOOLS / f"{name}-{version}"
-    if not path.exists():
-        if shutil.which("go") is None:
-            pytest.skip(f"NOT CHECKED: there is neither {name} nor a Go to build it with")
-        with tempfile.TemporaryDirectory() as directory:
-            # As a dependency of nothing: `go install` refuses a module whose go.mod excludes or replaces others.
-            for step in (["mod", "init", "tools"], ["get", f"{package}@{version}"], ["build", "-o", path, package]):
-                done = subprocess.run(
-                    ["go", *step],
-                    cwd=directory,
-                    env=os.environ | {"GOFLAGS": GO_FLAGS},
-                    capture_output=True,
-                    text=True,
-                    timeout=BUILD_SECONDS,
-                    check=False,
-                )
-                if done.returncode:
-                    pytest.skip(f"NOT CHECKED: {name} could not be built: {done.stderr.strip().splitlines()[-1]}")
-    return str(path)
+    try:
+        return build(name)
+    except ToolUnavailableError as error:
+        pytest.skip(f"NOT CHECKED: {error}")
 
 
 @functools.cache
+def schemas() -> tuple[str | Path, ...]:
+    """Return kubectl-validate's options: where the schemas are. Skip the test if they are unavailable."""
+    try:
+        return "--local-schemas", kubernetes_schemas(), "--local-crds", resource_definitions()
+    except ToolUnavailableError as error:
+        pytest.skip(f"NOT CHECKED: {error}")
+
+
 def kubernetes_schemas() -> Path:
     """Return a folder with what the API server of KUBERNETES publishes of its types, laid out for kubectl-validate."""
     folder = TOOLS / f"openapi-{KUBERNETES.rpartition('@')[2]}"
     if not folder.exists():
-        for path in (_module(KUBERNETES) / "api" / "openapi-spec" / "v3").glob("*__v*_openapi.json"):
+        for path in (module_files(KUBERNETES) / "api" / "openapi-spec" / "v3").glob("*__v*_openapi.json"):
             # apis__apps__v1_openapi.json is the schema of apis/apps/v1
             target = folder / (path.name.removesuffix("_openapi.json").replace("__", "/") + ".json")
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -86,33 +118,23 @@ def kubernetes_schemas() -> Path:
     return folder
 
 
-@functools.cache
-def prometheus_operator_crds() -> Path:
-    """Return a folder with the definitions of ServiceMonitor and PrometheusRule, as their operator publishes them."""
-    folder = TOOLS / f"crds-{PROMETHEUS_OPERATOR.rpartition('@')[2]}"
+def resource_definitions() -> Path:
+    """Return a folder with the definitions of the resources of the Gateway API and of the Prometheus operator."""
+    folder = TOOLS / f"definitions-{GATEWAY_API.rpartition('@')[2]}-{PROMETHEUS_OPERATOR.rpartition('@')[2]}"
     if not folder.exists():
-        source = _module(PROMETHEUS_OPERATOR) / "example" / "prometheus-operator-crd"
+        gateway = module_files(GATEWAY_API) / "config" / "crd" / "standard"
+        prometheus = module_files(PROMETHEUS_OPERATOR) / "example" / "prometheus-operator-crd"
         folder.mkdir(parents=True)
-        for name in ("servicemonitors", "prometheusrules"):
-            shutil.copyfile(source / f"monitoring.coreos.com_{name}.yaml", folder / f"{name}.yaml")
+        for kind in ("gateways", "httproutes"):
+            shutil.copyfile(gateway / f"gateway.networking.k8s.io_{kind}.yaml", folder / f"{kind}.yaml")
+        for kind in ("servicemonitors", "prometheusrules"):
+            shutil.copyfile(prometheus / f"monitoring.coreos.com_{kind}.yaml", folder / f"{kind}.yaml")
     return folder
 
 
-def _module(module: str) -> Path:
-    """Return where Go keeps a module's files, fetched from its proxy if needed; skip the test if it is unavailable."""
-    if shutil.which("go") is None:
-        pytest.skip(f"NOT CHECKED: no Go to get {module} with")
-    got = subprocess.run(
-        ["go", "mod", "download", "-json", module],
-        cwd="/",
-        capture_output=True,
-        text=True,
-        timeout=BUILD_SECONDS,
-        check=False,
-    )
-    if got.returncode:
-        pytest.skip(f"NOT CHECKED: {module} is unavailable")
-    return Path(json.loads(got.stdout)["Dir"])
+def module_files(module: str) -> Path:
+    """Return where Go keeps a module's files, fetched from its proxy if needed."""
+    return Path(json.loads(go("mod", "download", "-json", module, cwd=Path("/")))["Dir"])
 
 
 def run(*command: str | Path, data: str | None = None, cwd: Path = ROOT) -> str:

@@ -44,7 +44,7 @@ MUTATIONS = [
         "frame.py",
         "return zlib.crc32(header[_CHECKED_FROM:HEADER_BYTES], zlib.crc32(_POSITION.pack(segment, offset)))",
         "return zlib.crc32(_POSITION.pack(segment, offset))",
-        "test_log.py::test_a_flipped_bit_costs_its_own_frame_only",
+        "test_log_reading.py::test_a_flipped_bit_costs_its_own_frame_only",
     ),
     Mutation(
         "Trust `settled` of a damaged frame",
@@ -53,7 +53,7 @@ MUTATIONS = [
         "            ranges.append(item)\n"
         "            settled = int.from_bytes(segment.read(item[0] + 32, 8), 'little')\n"
         "            last = last and last._replace(state=last.state._replace(settled=settled))\n",
-        "test_log.py::test_the_settled_number_of_a_damaged_frame_is_not_used",
+        "test_log_reading.py::test_the_settled_number_of_a_damaged_frame_is_not_used",
     ),
     Mutation(
         "Restart the sequence when everything is settled",
@@ -83,7 +83,7 @@ MUTATIONS = [
         "log_reader.py",
         "            self._lose(max(self.position, min(frame.first - 1, limit)))\n",
         "            self.position = max(self.position, min(frame.first - 1, limit))\n",
-        "test_log.py::test_a_flipped_bit_costs_its_own_frame_only",
+        "test_log_reading.py::test_a_flipped_bit_costs_its_own_frame_only",
     ),
     Mutation(
         "Unlink a segment with unsettled deliveries",
@@ -106,7 +106,7 @@ MUTATIONS = [
         "            for future in self._committing:\n"
         "                future.set_result(None)\n"
         "            group = await self._writer.run(partial(self._main_log.append, deliveries))\n",
-        "test_journal.py::test_a_failed_commit_rejects_and_the_next_one_recovers",
+        "test_journal_faults.py::test_a_failed_commit_rejects_and_the_next_one_recovers",
     ),
 ]
 

@@ -222,11 +222,12 @@ class Scenario:
 
 
 async def create_topics(servers: str, names: list[str]) -> None:
-    """Create the topics."""
+    """Create the topics, without a retention: Kafka's would delete the records, whose times are years ago."""
     admin = AIOKafkaAdminClient(bootstrap_servers=servers)
     await admin.start()
+    config = {"retention.ms": "-1"}
     try:
-        await admin.create_topics([NewTopic(name, PARTITIONS, 1) for name in names])
+        await admin.create_topics([NewTopic(name, PARTITIONS, 1, topic_configs=config) for name in names])
     finally:
         await admin.close()
 

@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 
 from bridge.cli import COMMANDS
 from bridge.config.settings import PREFIX
-from tests.deploy.external_tools import DEPLOY, kubernetes_schemas, prometheus_operator_crds, run, tool
+from tests.deploy.external_tools import DEPLOY, run, schemas, tool
 from tests.deploy.files.test_image import known_variables
 from tests.deploy.generate import GENERATED, exposed
 from tests.support.daemon import BRIDGE, environment
@@ -45,9 +45,8 @@ def objects(rendered: Path) -> dict[str, dict[str, Any]]:
 
 
 def validate(path: Path) -> None:
-    """Have objects judged by the API server's own rules, with the types of a current Kubernetes and of the operator."""
-    schemas, crds = kubernetes_schemas(), prometheus_operator_crds()
-    run(tool("kubectl-validate"), "--local-schemas", schemas, "--local-crds", crds, path)
+    """Have objects judged by the API server's own rules, with the types of a current Kubernetes and its extensions."""
+    run(tool("kubectl-validate"), *schemas(), path)
 
 
 def check_policies(*paths: Path) -> None:
@@ -275,15 +274,17 @@ def test_service_sends_deliveries_to_the_pods_of_one_mode(objects: dict[str, dic
     assert objects["Service/bridge"]["spec"]["selector"]["gumlet-kafka-bridge/ack"] == mode
 
 
-def compose(*components: str, tmp_path: Path, image: str = "gumlet-kafka-bridge") -> dict[str, dict[str, Any]]:
-    """Render an overlay of a user's own: `journal` and components, with the image of the Jobs."""
+def compose(
+    *components: str, tmp_path: Path, image: str = "gumlet-kafka-bridge", overlay: str = "journal"
+) -> dict[str, dict[str, Any]]:
+    """Render an overlay of a user's own: one of ours and components, with the image of the Jobs."""
     copied = tmp_path / "kubernetes"
     shutil.copytree(KUBERNETES, copied)
     own = copied / "overlays" / "own"
     own.mkdir()
     (own / "kustomization.yaml").write_text(
         "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nnamespace: gumlet\n"
-        f"resources: [../journal]\ncomponents: [{', '.join(f'../../components/{name}' for name in components)}]\n"
+        f"resources: [../{overlay}]\ncomponents: [{', '.join(f'../../components/{name}' for name in components)}]\n"
         f"images: [{{name: gumlet-kafka-bridge, newName: {image}, newTag: 0.1.0}}]\n"
     )
     text = run(tool("kubectl"), "kustomize", own)
@@ -300,10 +301,17 @@ def test_route_leads_to_the_public_port_only(kind: str, tmp_path: Path) -> None:
     assert backend["port"] in ({"name": "http"}, 80)
 
 
-def test_openshift_component_leaves_ids_to_the_platform(tmp_path: Path) -> None:
-    """The restricted-v2 policy refuses pods that ask for a user or group id of their own."""
-    security = workload(compose("openshift", tmp_path=tmp_path))["spec"]["template"]["spec"]["securityContext"]
-    assert security.keys() == {"runAsNonRoot", "fsGroupChangePolicy", "seccompProfile"}
+@pytest.mark.parametrize("overlay", ["journal", "ack-kafka"])
+def test_openshift_component_leaves_ids_to_the_platform(overlay: str, tmp_path: Path) -> None:
+    """The restricted-v2 policy rejects pods that ask for a user or group id of their own: no pod of any kind does."""
+    objects = compose("topics", "reconcile", "openshift", tmp_path=tmp_path, overlay=overlay)
+    pods = [
+        workload(objects)["spec"]["template"],
+        objects["Job/bridge-topics"]["spec"]["template"],
+        objects["CronJob/bridge-reconcile"]["spec"]["jobTemplate"]["spec"]["template"],
+    ]
+    for pod in pods:
+        assert pod["spec"]["securityContext"].keys() <= {"runAsNonRoot", "fsGroupChangePolicy", "seccompProfile"}
 
 
 @pytest.mark.parametrize("component", ["kafka-scram", "kafka-mtls"])
@@ -326,7 +334,7 @@ def test_kafka_component_mounts_every_file_that_it_names(component: str, tmp_pat
 
 @pytest.mark.parametrize("path", GENERATED, ids=lambda path: path.name)
 def test_generated_file_is_up_to_date(path: Path) -> None:
-    """Topics and rights follow the contract: `make deploy-files` writes them."""
+    """Topics and rights follow the contract: `make generate-deploy` writes them."""
     assert path.read_text() == GENERATED[path]()
 
 

@@ -101,29 +101,31 @@ def libraries() -> Path:
     Raises KafkaUnavailableError, with Maven's message, when they are unavailable or Java to run them is missing.
     """
     java()  # required to run the jars
-    home = CACHE / f"kafka-{kafka_version()}"
-    if (home / "pom.xml").is_file() and (home / "pom.xml").read_bytes() == POM.read_bytes():
+    return fetch_jars(POM, CACHE / f"kafka-{kafka_version()}")
+
+
+def fetch_jars(pom: Path, home: Path) -> Path:
+    """Return the directory of a POM's jars, `libs` in `home`; fetched when `home` does not contain the same POM.
+
+    Raises KafkaUnavailableError, with Maven's message, when they are unavailable.
+    """
+    if (home / "pom.xml").is_file() and (home / "pom.xml").read_bytes() == pom.read_bytes():
         return home / "libs"
     maven = shutil.which("mvn")
     if maven is None:
-        raise KafkaUnavailableError("no Maven (mvn) to fetch Kafka's jars with")
-    CACHE.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
-        fetched = Path(scratch, "kafka")
+        raise KafkaUnavailableError("no Maven (mvn) to fetch jars with")
+    home.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=home.parent) as scratch:
+        fetched = Path(scratch, "jars")
         command = [
-            maven,
-            "-q",
-            "-B",
-            "-f",
-            str(POM),
-            "dependency:copy-dependencies",
-            f"-DoutputDirectory={fetched}/libs",
+            *(maven, "-q", "-B", "-f", str(pom)),
+            *("dependency:copy-dependencies", f"-DoutputDirectory={fetched}/libs"),
         ]
         run = subprocess.run(command, capture_output=True, text=True, check=False)
         if run.returncode != 0:
             errors = [line for line in run.stdout.splitlines() if "ERROR" in line] or ["nothing"]
-            raise KafkaUnavailableError(f"Maven could not fetch Kafka's jars: {errors[0]}")
-        shutil.copy(POM, fetched)
+            raise KafkaUnavailableError(f"Maven could not fetch the jars: {errors[0]}")
+        shutil.copy(pom, fetched)
         # Renamed when complete: an interrupted fetch leaves nothing that looks like one.
         shutil.rmtree(home, ignore_errors=True)
         fetched.rename(home)

@@ -1,19 +1,17 @@
-"""The contract's files: that they are complete, and that an error names the file and its cause."""
+"""The contract's files: that they are complete, documented and agree with the mappings."""
 
 from __future__ import annotations
 
-import re
 import shutil
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jsonschema_rs
 import msgspec
 import orjson
 import pytest
 from hypothesis import example, given
-from hypothesis import strategies as st
 
 from bridge.contract import schemas as contract_module
 from bridge.contract.mappings import MAPPINGS
@@ -21,58 +19,18 @@ from bridge.contract.schemas import Contract, schemas_directory
 from bridge.errors import ContractError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from bridge.contract.object_mapping import ObjectMapping
-
-CONTRACT = Contract.load()
-COMMON = orjson.loads((schemas_directory() / "common.json").read_bytes())
-DAY_MS = 86_400_000
-INTERNAL_KEYWORDS = {"dead-letter", "unrecognized"}
-
-
-def resolved(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return the target of a reference to the shared definitions."""
-    reference = schema.get("$ref")
-    if reference is None:
-        return schema
-    assert reference.startswith(("common.json#/$defs/", "#/$defs/"))
-    target = COMMON["$defs"][reference.rpartition("/")[2]]
-    assert isinstance(target, dict)
-    return resolved(target)
-
-
-def properties(schema: dict[str, Any], pointer: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield every property of a schema and those below it, each with its pointer into the record."""
-    for name, reference in schema.get("properties", {}).items():
-        found = resolved(reference)
-        yield f"{pointer}/{name}", found
-        yield from properties(found, f"{pointer}/{name}")
-        if "items" in found:
-            yield from properties(resolved(found["items"]), f"{pointer}/{name}/0")
-
-
-def sources(mapping: ObjectMapping, record: str = "", delivered: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the pointers into the record and the body that a mapping connects."""
-    for raw, rule in mapping.rules.items():
-        for name in rule.names:
-            yield f"{record}/{name}", f"{delivered}/{raw}"
-            if rule.inner is not None:
-                index = "/0" if name == "warnings" else ""
-                yield from sources(rule.inner, f"{record}/{name}{index}", f"{delivered}/{raw}")
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    """Return a copy of the contract's directory, to be changed."""
-    return Path(shutil.copytree(schemas_directory(), tmp_path / "schemas"))
-
-
-def edit(path: Path, **changes: Any) -> None:
-    """Change top-level members of a schema file, or of its x-topic block (`x_topic`)."""
-    schema = orjson.loads(path.read_bytes())
-    schema["x-topic"] |= changes.pop("x_topic", {})
-    path.write_bytes(orjson.dumps(schema | changes))
+    pass
+from tests.unit.contract.schema_files import (
+    COMMON,
+    CONTRACT,
+    DAY_MS,
+    IN_THE_FORM_OF_A_TIME,
+    TIMES,
+    accepts_time,
+    edit,
+    properties,
+    sources,
+)
 
 
 def test_every_type_that_is_documented_has_a_topic() -> None:
@@ -175,35 +133,6 @@ def test_a_schema_and_its_mapping_agree(event_type: str) -> None:
     assert documented == dict(sources(MAPPINGS[event_type]))
 
 
-def test_one_violation_is_reported_and_hides_the_value() -> None:
-    """Of several violations one is reported, with its pointer and what was expected."""
-    topic = CONTRACT.topics["video.status.ready"]
-    record = {"type": "video.status.ready", "asset_id": "a", "tags": [], "warnings": []}
-    assert topic.first_violation(record) is None
-    assert topic.first_violation(record | {"input": {"size_bytes": "s3cret"}}) == (
-        "/input/size_bytes",
-        'the value is not of type "integer"',
-    )
-    violation = topic.first_violation(record | {"title": 1, "input": {"size_bytes": "s3cret"}})
-    assert violation is not None
-    assert violation.pointer in {"/title", "/input/size_bytes"}
-    assert topic.first_violation(record | {"a/b~c": 1}) is not None
-    assert topic.first_violation({"type": "video.status.ready", "tags": [], "warnings": []}) == (
-        "/asset_id",
-        '"asset_id" is a required property',
-    )
-
-
-TIMES = st.datetimes(timezones=st.just(UTC)).map(lambda time: time.isoformat(timespec="milliseconds")[:23] + "Z")
-IN_THE_FORM_OF_A_TIME = st.from_regex(re.compile(COMMON["$defs"]["created_at"]["pattern"], re.ASCII), fullmatch=True)
-
-
-def accepts_time(text: str) -> bool:
-    """Whether a record with this time is valid."""
-    record = {"type": "video.status.ready", "asset_id": "a", "tags": [], "warnings": [], "created_at": text}
-    return CONTRACT.topics["video.status.ready"].first_violation(record) is None
-
-
 @given(TIMES | IN_THE_FORM_OF_A_TIME)
 @example("2016-12-31T23:59:60.000Z")
 @example("0000-01-01T00:00:00.000Z")
@@ -228,93 +157,6 @@ def test_the_validator_accepts_every_time_that_exists(text: str) -> None:
 def test_the_validator_rejects_a_time_that_does_not_exist(text: str) -> None:
     """`format` is asserted, by the same definition that the converters use."""
     assert not accepts_time(text)
-
-
-@pytest.mark.parametrize("name", ["dead-letter.json", "unrecognized.json"])
-def test_a_missing_file_is_named(directory: Path, name: str) -> None:
-    """Without the bridge's own topics there is no contract."""
-    (directory / name).unlink()
-    with pytest.raises(ContractError, match=rf"{name} is missing"):
-        Contract.load(directory=directory)
-
-
-def test_a_missing_directory_is_named(tmp_path: Path) -> None:
-    """The message has the path where the files were looked for."""
-    with pytest.raises(ContractError, match=r"nowhere/dead-letter\.json is missing"):
-        Contract.load(directory=tmp_path / "nowhere")
-
-
-@pytest.mark.parametrize(("content", "message"), [(b"{", "is not JSON"), (b"[]", "is not a JSON object")])
-def test_a_file_that_is_not_a_json_object_is_named(directory: Path, content: bytes, message: str) -> None:
-    """The message has the file and the error."""
-    (directory / "video.status.ready.json").write_bytes(content)
-    with pytest.raises(ContractError, match=rf"video\.status\.ready\.json {message}"):
-        Contract.load(directory=directory)
-
-
-def test_a_file_that_cannot_be_read_is_named(directory: Path) -> None:
-    """The message has the system's error."""
-    (directory / "odd.json").mkdir()
-    with pytest.raises(ContractError, match=r"odd\.json cannot be read: Is a directory"):
-        Contract.load(directory=directory)
-
-
-def test_a_file_without_its_topic_is_named(directory: Path) -> None:
-    """A schema without an x-topic block is an error."""
-    (directory / "other.json").write_bytes(b'{"type":"object"}')
-    with pytest.raises(ContractError, match=r"other\.json has no x-topic block"):
-        Contract.load(directory=directory)
-
-
-@pytest.mark.parametrize(
-    ("x_topic", "message"),
-    [
-        ({"event_type": "video.status.new"}, "event_type is 'video.status.new'"),
-        ({"event_type": None}, "event_type must be str"),
-        ({"version": "1"}, "version must be int"),
-        ({"version": True}, "version must be int"),
-        ({"version": 0}, "version is 0"),
-        ({"key": 5}, "key must be str or null"),
-        ({"key": "nowhere"}, "'nowhere', which is not a property"),
-        ({"partitions": 0}, "partitions is 0"),
-        ({"partitions": "6"}, "partitions must be int or null"),
-        ({"config": None}, "config must be dict"),
-        ({"config": {"retention.ms": 5}}, "every value of x-topic.config"),
-    ],
-)
-def test_an_invalid_topic_block_is_named(directory: Path, x_topic: dict[str, Any], message: str) -> None:
-    """Each member of x-topic is checked, and named with what it must be."""
-    edit(directory / "video.status.ready.json", x_topic=x_topic)
-    with pytest.raises(ContractError, match=rf"video\.status\.ready\.json: .*{message}"):
-        Contract.load(directory=directory)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"type": "nonsense"}, "is not a valid schema: /type"),
-        ({"pattern": "("}, "is not a valid schema: /pattern"),
-        ({"$ref": "common.json#/$defs/nowhere"}, "is not a valid schema: .*nowhere"),
-        ({"not": {"$ref": "missing.json"}}, r"refers to missing\.json, which is not in /"),
-        (
-            {"not": {"$ref": "https://example.invalid/common.json"}},
-            "refers to https://example.invalid/common.json, which is not in /",
-        ),
-        ({"not": {"$ref": "urn:example:common"}}, "refers to urn:example:common, which is not in /"),
-    ],
-)
-def test_an_invalid_schema_is_named(directory: Path, change: dict[str, Any], message: str) -> None:
-    """An invalid schema and a reference to nothing are found at once; nothing is fetched."""
-    edit(directory / "video.status.ready.json", **change)
-    with pytest.raises(ContractError, match=rf"video\.status\.ready\.json {message}"):
-        Contract.load(directory=directory)
-
-
-@pytest.mark.parametrize("prefix", ["gum let.", "x" * 240, "ä"])
-def test_a_topic_name_that_kafka_rejects_is_an_error(prefix: str) -> None:
-    """A topic's name is checked when the contract is loaded."""
-    with pytest.raises(ContractError, match="cannot be the name of a Kafka topic"):
-        Contract.load(prefix)
 
 
 def test_two_files_of_one_topic_are_an_error(directory: Path) -> None:

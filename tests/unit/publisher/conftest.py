@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from bridge.kafka.metadata import TopicState
-from bridge.publisher import kafka_producer, sending, unconfirmed
+from bridge.publisher import blocked_topics, kafka_producer, publisher, sending, unconfirmed
 from tests.unit.publisher.fake_kafka import FakeKafka
+from tests.unit.publisher.queues import TOPICS
 
 
 @pytest.fixture
@@ -31,3 +32,11 @@ def kafka(monkeypatch: pytest.MonkeyPatch) -> FakeKafka:
     monkeypatch.setattr(sending, "POLL_SECONDS", 0.005)
     monkeypatch.setattr(unconfirmed, "CHECK_SECONDS", 0.01)
     return fake
+
+
+@pytest.fixture
+def known_topics(kafka: FakeKafka, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give Kafka the topics of the contract, and retries a short pause."""
+    kafka.topics = set(TOPICS)
+    monkeypatch.setattr(blocked_topics, "backoff", lambda _: 0.01)
+    monkeypatch.setattr(publisher, "backoff", lambda _: 0.01)
