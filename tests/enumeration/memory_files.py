@@ -15,7 +15,6 @@ from pathlib import Path
 
 from bridge.queue.files import Files
 
-
 ROOT = Path("/in memory")
 """The directory that the files seem to be in; it does not exist on the disk."""
 
