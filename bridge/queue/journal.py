@@ -184,8 +184,8 @@ class Journal:
         if self._unsettled or self._tail:
             received.append((self._unsettled or self._tail)[0].received_ms)
         elif self._position < self._last:
-            received.append(self._main_log.state.oldest_ms)
-        return min(received, default=None)
+            received.append(self._main_log.oldest_ms)
+        return min(filter(None, received), default=None)
 
     @property
     def has_pending_acks(self) -> bool:
@@ -256,7 +256,7 @@ class Journal:
         elif self._position == self._last:
             state = State(self._last, self._total)
         else:
-            oldest_ms = self._tail[0].received_ms if self._tail else self._main_log.state.oldest_ms
+            oldest_ms = self._tail[0].received_ms if self._tail else self._main_log.oldest_ms
             state = State(self._position, self._read_total, oldest_ms)
         self._main_log.settle(state)
         self._commits.schedule_checkpoint()
