@@ -10,7 +10,7 @@ from bridge.telemetry.collectors import Labels, Reading
 from bridge.telemetry.metrics import Metrics
 
 ALL_EXPIRED = "every token has expired: deliveries get 401"
-NEXT_STEP_EXPIRED = "add a token to BRIDGE_TOKENS_FILE and set it in Gumlet's dashboard; no restart is needed"
+NEXT_STEP_EXPIRED = "add a token to BRIDGE_TOKENS_FILE and set it in Gumlet's dashboard"
 
 
 class TokenStatus(NamedTuple):
