@@ -54,7 +54,7 @@ def apache_kafka(directory: Path) -> Iterator[Broker]:
             container.stop()
         return
     try:
-        node = ApacheKafka(libraries(), directory)
+        node = ApacheKafka(libraries(), directory, archives_classes=True)
         node.start()
     except KafkaUnavailableError as reason:
         refused.append(str(reason))
