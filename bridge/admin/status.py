@@ -20,11 +20,12 @@ from bridge.admin.history import History
 from bridge.config.settings import Settings
 from bridge.errors import DeliveryRejected
 from bridge.queue.interface import DeliveryQueue
+from bridge.telemetry import token_status
 from bridge.telemetry.collectors import Reading
 from bridge.telemetry.health import Finding, Health
 from bridge.telemetry.metrics import Metrics
 from bridge.telemetry.reasons import NEXT_STEPS, UNTIL_CAPACITY
-from bridge.telemetry.token_status import ALL_EXPIRED, NEXT_STEP_EXPIRED, TokenStatus
+from bridge.telemetry.token_status import TokenStatus, expiry_warning
 from bridge.telemetry.units import format_span, join_names
 
 SAMPLE_SECONDS = 1.0
@@ -32,7 +33,6 @@ PARKED_SAMPLES = 10
 """The oldest parked delivery of each topic is looked up once in so many samples: it is read from disk."""
 STALLED_SECONDS = 60
 """A delivery that has been pending for longer is reported."""
-EXPIRY_WARNING_SECONDS = 7 * 86400
 FULL_WARNING_SECONDS = 4 * 3600
 RECENT_MINUTES = 5
 """Rejections of the last minutes that degrade the ingress."""
@@ -222,15 +222,13 @@ class Status:
             return Finding("degraded", "authentication is disabled: anyone can send events", "set BRIDGE_TOKENS_FILE")
         now, valid = time.time(), self._valid_tokens()
         if not valid:
-            return Finding("failing", ALL_EXPIRED, f"{NEXT_STEP_EXPIRED}; no restart is needed")
+            step = f"{token_status.NEXT_STEP_EXPIRED}; no restart is needed"
+            return Finding("failing", token_status.ALL_EXPIRED, step)
         if fault := self._inputs.tokens_fault():
             step = "fix the file; the tokens known so far stay valid until a restart"
             return Finding("degraded", f"the tokens file cannot be read: {fault}", step)
-        for token in valid:
-            if token.expires is not None and token.expires - now < EXPIRY_WARNING_SECONDS:
-                cause = f"the token {token.name} expires in {format_span(token.expires - now)}"
-                return Finding("degraded", cause, "add the next token to BRIDGE_TOKENS_FILE and set it at Gumlet")
-        return None
+        warnings = filter(None, (expiry_warning(token, now) for token in valid))
+        return next((Finding("degraded", cause, token_status.NEXT_STEP_EXPIRING) for cause in warnings), None)
 
     def _check_publisher(self) -> Finding | None:
         age = self.oldest_pending_seconds()

@@ -23,7 +23,8 @@ from bridge.kafka.schema_registry import registry, subject_name
 from bridge.kafka.topics import READ_SECONDS, diff_topics
 from bridge.operations.journal_reader import has_journal, open_reader
 from bridge.operations.topic_reader import translate_kafka_errors
-from bridge.telemetry.units import format_bytes, format_span, free_space_fault, join_names
+from bridge.telemetry.token_status import NEXT_STEP_EXPIRING, expiry_warning
+from bridge.telemetry.units import format_bytes, free_space_fault, join_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,12 +34,10 @@ if TYPE_CHECKING:
     from bridge.kafka.topics import TopicDifference
     from bridge.operations.journal_reader import JournalReader
 
-EXPIRY_WARNING_SECONDS = 7 * 86400
 STATUS_SECONDS = 3.0
 """Time limit for the running daemon's response."""
 
 Result = Literal["ok", "warning", "failed", "not checked"]
-_ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - addresses to replace, not to listen on
 
 
 _LOOK_AT = {
@@ -109,13 +108,11 @@ def check_tokens(settings: Settings) -> list[Finding]:
         return [failure("tokens", error)]
     if tokens.authentication_disabled:
         return [Finding("tokens", "warning", "authentication is disabled", "BRIDGE_TOKENS or BRIDGE_TOKENS_FILE")]
-    findings = []
-    for status in tokens.statuses():
-        seconds = (status.expires or float("inf")) - time.time()
-        if seconds < EXPIRY_WARNING_SECONDS:
-            state = "has expired" if seconds <= 0 else f"expires in {format_span(seconds)}"
-            fix = "add a token to BRIDGE_TOKENS_FILE, set it in Gumlet's dashboard, then remove the old line"
-            findings.append(Finding(f"tokens {status.name}", "warning", f"token {status.name!r} {state}", fix))
+    findings = [
+        Finding(f"tokens {status.name}", "warning", warning, NEXT_STEP_EXPIRING)
+        for status in tokens.statuses()
+        if (warning := expiry_warning(status, time.time())) is not None
+    ]
     return findings or [Finding("tokens", "ok", f"{len(tokens.statuses())} valid, none expires within 7 days")]
 
 
@@ -191,9 +188,7 @@ async def check_daemon(settings: Settings, found: Sequence[Finding]) -> list[Fin
 
     A problem that is in `found` already, in the same words, is not repeated.
     """
-    host, port = settings.admin_address
-    host = _ANY_ADDRESS.get(host, host)
-    url = f"http://[{host}]:{port}/status" if ":" in host else f"http://{host}:{port}/status"
+    url = f"{settings.admin_url}/status"
     try:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=STATUS_SECONDS)) as session:
             async with session.get(url) as response:

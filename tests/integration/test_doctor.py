@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from confluent_kafka.admin import AclOperation  # type: ignore[attr-defined]  # re-exported without declaring it
@@ -159,3 +160,13 @@ async def test_the_running_daemon_is_asked_for_its_problems(
     (line,) = [line for line in stopped.lines if line["check"] == "daemon"]
     assert line["result"] == "not checked"
     assert "BRIDGE_ADMIN_LISTEN" in line["fix"]
+
+
+async def test_config_check_warns_of_a_token_that_expires_soon(tmp_path: Path) -> None:
+    """The check that precedes a start names the token and the next step; the configuration remains usable."""
+    end = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 3 * 86400 + 60))
+    (tmp_path / "tokens").write_text(f"{TOKEN} name=gumlet expires={end}")
+    ran = await bridge("config", "check", tokens=None, tokens_file=tmp_path / "tokens")
+    assert ran.code == 0
+    assert "the token gumlet expires in 3 days. Fix: add the next token to BRIDGE_TOKENS_FILE" in ran.err
+    assert "Configuration OK." in ran.err

@@ -55,6 +55,7 @@ async def test_dead_letter_that_is_too_large_is_published_without_its_body(kafka
         await until(lambda: queue.depth == 0)
     (record,) = [orjson.loads(value) for value in kafka.values(DEAD)]
     assert (record["reason"], record["body_bytes"], record["body_base64"]) == ("invalid_json", 200_000, "")
+    assert "bytes are more than the topic's max.message.bytes" in record["detail"]
     assert len(kafka.log[READY]) == 1
 
 
