@@ -6,13 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support import fork_server
 from tests.support.daemon import Daemon
 
 
 @pytest.fixture(scope="package", autouse=True)
 def _forked_daemons() -> Iterator[None]:
-    """Let `Daemon` and `Load` fork, unless coverage is measured."""
-    Daemon.forked = fork_server.usable()
+    """Let `Daemon` and `Load` fork."""
+    Daemon.forked = True
     yield
     Daemon.forked = False

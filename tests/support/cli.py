@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from bridge.kafka.provisioning import TopicProvisioner
 from bridge.publisher.sending import BatchProducer, OutgoingEvent
 from bridge.telemetry.metrics import Metrics
 from tests.support import fork_server
-from tests.support.daemon import BRIDGE, environment
+from tests.support.daemon import environment
 
 if TYPE_CHECKING:
     from bridge.config.sections import KafkaSettings
@@ -46,11 +45,6 @@ async def bridge(*arguments: str, **settings: object) -> CommandResult:
 
 
 def _run(arguments: tuple[str, ...], env: dict[str, str]) -> CommandResult:
-    if not fork_server.usable():
-        process = subprocess.run(
-            [*BRIDGE, *arguments], env=env, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=SECONDS
-        )
-        return CommandResult(process.returncode, process.stdout, process.stderr)
     with tempfile.TemporaryDirectory() as directory:
         out, err = Path(directory, "out"), Path(directory, "err")
         forked = fork_server.start(arguments, env, out, err)

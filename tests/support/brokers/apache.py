@@ -142,7 +142,7 @@ class ApacheKafka:
     `listeners` are further ones, a protocol and its HOST:PORT (`free_port()`); the property `advertised.listeners`
     names what the further ones advertise;
     `format_as` are StorageTool's arguments for the kind of node (`--standalone`: a cluster of its own).
-    With `archives_classes`, `stop` leaves an archive of the parsed classes beside the jars if there is none: with it,
+    With `archives_classes`, `stop` leaves an archive of the parsed classes next to the jars if there is none: with it,
     later nodes start with about 0.6 of the CPU time.
     """
 
