@@ -56,17 +56,18 @@ class RegistryEncoder:
             _log.error("schemas_not_registered", subjects=missing, fix="gumlet-bridge schemas register")
 
     async def prepare(self) -> None:
-        """Request all schema ids, the first time; retry while the registry is unreachable.
+        """Request all schema ids, the first time; retry while the registry is unreachable or unusable.
 
-        Raises RegistryIncompatible when the registry cannot give what the wire format needs.
+        A response that only a changed setting can correct is retried too: a proxy in front of the registry may have
+        sent it, and the end of the daemon would reject deliveries.
         """
-        attempt = 0
+        attempt, logged = 0, ""
         while not self._resolved:
             try:
                 await self.resolve_all()
-            except RegistryError as error:
+            except (RegistryError, RegistryIncompatible) as error:
                 cause, fix = split_fix(str(error))
-                if attempt == 0:
+                if logged != (logged := cause):
                     _log.warning("schema_registry_unreachable", detail=cause, fix=fix, hint="retrying; events are kept")
                 self._failing = True
                 self._health.report("registry", "failing", cause, f"{fix}; the bridge retries")
