@@ -113,9 +113,9 @@ def replay(
     """Normalize dead letters again with the current version, and publish the events.
 
     Each event has the id and receipt time that it would have had originally, so consumers recognize a duplicate.
-    Dead letters stay on their topic, also those that are still invalid. An event that is older than its topic's
-    retention is published with a note, because Kafka deletes it soon: raise the topic's retention.ms first, or have its
-    consumers running. Exit code 1: some could not be published.
+    Dead letters stay on their topic: a second replay publishes the same events again, with the same ids. An event that
+    is older than its topic's retention is published with a note, because Kafka deletes it soon: raise the topic's
+    retention.ms first, or have its consumers running. Exit code 1: some could not be published.
 
     Examples:
     - `gumlet-bridge dead-letter replay --dry-run`
