@@ -238,7 +238,8 @@ class Status:
         if self.history.published_within(STALLED_SECONDS):
             step = "wait while the depth shrinks; where it grows, add replicas or partitions"
             return Finding("degraded", pending, step)
-        causes = [each for each in self._health.failing() if each in ("kafka", "registry") or each.startswith("topic ")]
+        names = ["the blocked topics" if each.startswith("topic ") else each for each in self._health.failing()]
+        causes = [each for each in dict.fromkeys(names) if each in ("kafka", "registry", "the blocked topics")]
         step = "read the log; where it names no cause, restart the bridge: no acknowledged delivery is lost"
         if causes:
             step = f"do the next step of {join_names(causes)}; then the deliveries are published"

@@ -196,9 +196,11 @@ def test_a_stalled_publisher_names_the_conditions_that_explain_it(scene: Scene) 
     scene.sample(70)
     assert "read the log" in scene.health.problems()[0].next_step
     scene.health.report("kafka", "failing", "no connection", "start Kafka")
-    kafka, publisher = scene.health.problems()
-    assert (kafka.component, publisher.component) == ("kafka", "publisher")
-    assert "the next step of kafka" in publisher.next_step
+    for topic in ("gumlet.a", "gumlet.b"):
+        scene.health.report(f"topic {topic}", "failing", f"{topic} is blocked: it does not exist", "create it")
+    kafka, topics, publisher = scene.health.problems()
+    assert (kafka.component, topics.component, publisher.component) == ("kafka", "2 topics", "publisher")
+    assert "the next step of the blocked topics, kafka;" in publisher.next_step
 
 
 def test_pending_deliveries_from_before_a_restart_are_no_problem_at_once(scene: Scene) -> None:
