@@ -56,16 +56,18 @@ class RegistryEncoder:
             _log.error("schemas_not_registered", subjects=missing, fix="gumlet-bridge schemas register")
 
     async def prepare(self) -> None:
-        """Request all schema ids, the first time; retry while the registry is unreachable or unusable.
+        """Request all schema ids, the first time; retry while the registry is unreachable.
 
-        A response that only a changed setting can correct is retried too: a proxy in front of the registry may have
-        sent it, and the end of the daemon would reject deliveries.
+        Raises RegistryIncompatible when its first response shows that it can never give what the wire format needs.
+        After an outage such a response is retried: it may be a proxy's, and ending the daemon would reject deliveries.
         """
         attempt, logged = 0, ""
         while not self._resolved:
             try:
                 await self.resolve_all()
             except (RegistryError, RegistryIncompatible) as error:
+                if attempt == 0 and isinstance(error, RegistryIncompatible):
+                    raise
                 cause, fix = split_fix(str(error))
                 if logged != (logged := cause):
                     _log.warning("schema_registry_unreachable", detail=cause, fix=fix, hint="retrying; events are kept")

@@ -71,7 +71,7 @@ def build(name: str) -> str:
 def go(*arguments: str | Path, cwd: Path, **environment: str) -> str:
     """Run Go and return its output; raise ToolUnavailableError with its last line when it fails."""
     if shutil.which("go") is None:
-        raise ToolUnavailableError("there is no Go on this machine")
+        raise ToolUnavailableError("Go is not installed")
     command = ["go", *map(str, arguments)]
     done = subprocess.run(
         command,

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.long
 
-DEPLOY = Path(__file__).parents[2] / "deploy"
+DEPLOY = Path(__file__).parents[3] / "deploy"
 README = DEPLOY / "README.md"
 HEADER = "| fault | log | page, `/status` | `doctor` | cause, the same text in all three | what to do | alert |"
 READY = "video.status.ready"

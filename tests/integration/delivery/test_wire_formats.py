@@ -191,10 +191,10 @@ async def test_what_is_not_registered_waits_and_others_flow(
 
 
 @pytest.mark.parametrize("fault", ["no GUID", "wrong credentials", "not a registry", "no rights"])
-async def test_a_registry_that_cannot_be_used_does_not_end_the_daemon(
+async def test_a_registry_that_can_never_work_ends_the_start(
     embedded_broker: Broker, prefix: str, tmp_path: Path, fault: str
 ) -> None:
-    """Deliveries are accepted and kept; the condition of the registry names the cause and the setting to correct."""
+    """What a retry cannot change ends the daemon with 78 and the setting to correct."""
     with StrictRegistry(guids=fault != "no GUID") as fake:
         settings = settings_of(fake.url, "header", embedded_broker, prefix)
         await register(settings, "video.status.ready")
@@ -205,17 +205,37 @@ async def test_a_registry_that_cannot_be_used_does_not_end_the_daemon(
             settings["registry_url"] = f"{fake.url}/nowhere"
         elif fault == "no rights":
             fake.problem = Problem(40301, "User is denied operation Read")
+        daemon = daemon_of(tmp_path, settings)
+        process = daemon.spawn()
+        assert await asyncio.to_thread(process.wait, 60) == 78
+        assert "BRIDGE_REGISTRY_WIRE_FORMAT=confluent" in daemon.log() or fault != "no GUID"
+        assert fault == "no GUID" or fake.url in daemon.log()
+        assert "Fix: " in daemon.log()
+        assert "another-token" not in daemon.log()
+        assert "Traceback" not in daemon.log()
+
+
+async def test_a_registry_that_responds_wrongly_after_an_outage_does_not_end_the_daemon(
+    embedded_broker: Broker, prefix: str, tmp_path: Path
+) -> None:
+    """Deliveries are accepted and kept; the condition of the registry names the cause and the setting to correct."""
+    with StrictRegistry() as fake:
+        settings = settings_of(fake.url, "confluent", embedded_broker, prefix)
+        await register(settings, "video.status.ready")
+        fake.stop()
         with daemon_of(tmp_path, settings) as daemon:
             assert daemon.post(READY).status == 200
             await asyncio.to_thread(wait_for, lambda: daemon.logged("schema_registry_unreachable"), 60)
+            fake.problem = Problem(40301, "User is denied operation Read")
+            fake.start()
+            await asyncio.to_thread(wait_for, lambda: "denied operation" in daemon.log(), 60)
             (registry,) = [each for each in daemon.status()["health"] if each["component"] == "registry"]
             assert registry["state"] == "failing"
             assert fake.url in registry["cause"]
-            assert "BRIDGE_REGISTRY_WIRE_FORMAT=confluent" in registry["next_step"] or fault != "no GUID"
             assert daemon.post(READY).status == 200
             assert daemon.status()["journal"]["deliveries"] == 2
-            assert "another-token" not in daemon.log()
-            assert "Traceback" not in daemon.log()
+            fake.problem = None
+            await asyncio.to_thread(wait_for, daemon.drained, 60)
 
 
 async def test_a_replayed_dead_letter_is_framed(broker: Broker, played: StrictRegistry, prefix: str) -> None:
