@@ -1,4 +1,4 @@
-"""The Gumlet–Kafka bridge: accepts webhooks, makes each one durable, and publishes it to Kafka as a normalized event.
+"""The bridge from Gumlet to Kafka: makes each webhook durable, and publishes it to Kafka as a normalized event.
 
 To follow one delivery from the socket to Kafka, read these modules in this order:
 

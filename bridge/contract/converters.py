@@ -38,9 +38,12 @@ def to_string(value: Any) -> Any:
 
 
 def to_key(value: Any) -> Any:
-    """Return an id that can be a Kafka key: a string or an integer, of 1 to `MAX_KEY_CHARS` characters."""
+    """Return an id that can be a Kafka key: a string or an integer, of 1 to `MAX_KEY_CHARS` characters.
+
+    U+FFFD stands for what the parser could not keep: ids that differ would become one key.
+    """
     key = value if type(value) is str else to_string(value)
-    return key if key and len(key) <= MAX_KEY_CHARS else None
+    return key if key and len(key) <= MAX_KEY_CHARS and "\ufffd" not in key else None
 
 
 def to_string_list(value: Any) -> Any:

@@ -1,6 +1,6 @@
 """What a power cut can leave of files: records a log's file operations and builds the states of the disk they allow.
 
-`RecordingFiles` performs each operation in a directory and records it. `Disk` replays a prefix of the record and knows
+`RecordingFiles` performs each operation in memory and records it. `Disk` replays a prefix of the record and knows
 what is synced and what is not. `Disk.states` enumerates what the disk may hold after a power cut at that point: of the
 writes since a file's last sync any subset of their 512-byte sectors, of the changes of size any, of the changes of a
 directory since its last sync any subset, in their order. All combinations where they are few, seeded samples where they
@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from bridge.queue.files import Files
+from tests.enumeration.memory_files import ROOT, MemoryFiles
 
 SECTOR_BYTES = 512
 MAX_COMBINATIONS = 256
@@ -34,14 +34,14 @@ class Operation(NamedTuple):
     data: bytes = b""
 
 
-class RecordingFiles(Files):
-    """The operating system's files in `root`, with a record, and with failures on demand.
+class RecordingFiles(MemoryFiles):
+    """Files in memory, with a record, and with failures on demand.
 
     `fail` holds the indices of recorded calls (counted over all kinds) that raise OSError instead of taking effect.
     """
 
-    def __init__(self, root: Path, fail: frozenset[str] = frozenset()) -> None:
-        self.root = root
+    def __init__(self, contents: Mapping[str, bytes], fail: frozenset[str] = frozenset()) -> None:
+        super().__init__(contents)
         self.operations: list[Operation] = []
         self.fail = fail
         self._calls: dict[str, int] = {}
@@ -53,8 +53,9 @@ class RecordingFiles(Files):
         if f"{kind} {self._calls[kind]}" in self.fail:
             raise OSError(5, f"{kind} {self._calls[kind]} fails")
 
-    def _relative(self, path: Path) -> str:
-        return str(path.relative_to(self.root))
+    @staticmethod
+    def _relative(path: Path) -> str:
+        return str(path.relative_to(ROOT))
 
     def create(self, path: Path) -> int:
         """Record a new file."""
@@ -91,7 +92,7 @@ class RecordingFiles(Files):
     def fsync_directory(self, path: Path) -> None:
         """Record a sync of names."""
         self._check("fsync_directory")
-        if path != self.root.parent:
+        if path != ROOT.parent:
             self.operations.append(Operation("fsync_directory", path=self._relative(path)))
 
     def rename(self, source: Path, target: Path) -> None:
@@ -239,19 +240,3 @@ def _rename(names: dict[str, int], operation: Operation) -> None:
     else:
         names.pop(operation.path, None)
         names[operation.target] = operation.inode
-
-
-def write_state(state: State, root: Path) -> None:
-    """Put a state into an empty directory."""
-    for path, content in state.items():
-        target = root / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        stripped = content.rstrip(b"\0")
-        with target.open("wb") as file:
-            file.write(stripped)
-            file.truncate(len(content))
-
-
-def read_state(root: Path) -> State:
-    """Return the files below a directory."""
-    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}

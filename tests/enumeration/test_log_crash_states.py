@@ -14,10 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -27,9 +24,10 @@ from bridge.queue import log as log_module
 from bridge.queue.files import Files
 from bridge.queue.frame import State as Settled
 from bridge.queue.log import Log
+from bridge.queue.log_reader import LogReader
 from bridge.queue.segment import Damage
-from tests.enumeration.power_cut import Disk, Operation, RecordingFiles, State, read_state, write_state
-from tests.support.journal import UnsyncedFiles
+from tests.enumeration.memory_files import ROOT, MemoryFiles
+from tests.enumeration.power_cut import Disk, Operation, RecordingFiles, State
 
 SEGMENT_BYTES = 8 * 1024
 MAIN, PARKED = "log", "parked"
@@ -48,13 +46,13 @@ class Mark(NamedTuple):
 class Script:
     """Uses a main and a parked log as the journal does, records the operations, and what must hold after each."""
 
-    def __init__(self, root: Path, fail: frozenset[str] = frozenset(), first_id: int = 1) -> None:
-        self.files = RecordingFiles(root, fail)
+    def __init__(self, initial: State, fail: frozenset[str] = frozenset(), first_id: int = 1) -> None:
+        self.initial = initial
+        self.files = RecordingFiles(initial, fail)
         self.marks: list[tuple[int, Mark]] = []
         self.attempted: list[int] = []
         self.next_id = first_id
         self.rejected = 0
-        self._root = root
         self.logs: dict[str, Log] = {}
         self.open()
 
@@ -63,7 +61,7 @@ class Script:
         for name in (MAIN, PARKED):
             if name in self.logs:
                 self.logs[name].close()
-            self.logs[name] = open_log(self._root, name, self.files, lambda _: None)
+            self.logs[name] = open_log(name, self.files, lambda _: None)
 
     def append(self, size: int, count: int = 1, log: str = MAIN, ids: list[int] | None = None) -> list[int]:
         """Append a group; an append that fails is rejected."""
@@ -102,9 +100,9 @@ def delivery(number: int, size: int) -> Delivery:
     return Delivery(1_700_000_000_000 + number, "s", f"{number}:".encode().ljust(size, b"\xff"))
 
 
-def open_log(root: Path, name: str, files: Files, report: Callable[[Damage], None]) -> Log:
-    """Open one of the two logs below a directory."""
-    return Log(root / name, root / "quarantine", report, files=files, segment_bytes=SEGMENT_BYTES, prefix=f"{name}-")
+def open_log(name: str, files: Files, report: Callable[[Damage], None]) -> Log:
+    """Open one of the two logs."""
+    return Log(ROOT / name, ROOT / "quarantine", report, files=files, segment_bytes=SEGMENT_BYTES, prefix=f"{name}-")
 
 
 def steady(script: Script) -> None:
@@ -163,17 +161,16 @@ FAILURES = [
 class Counter:
     """Opens states, each once, and counts them."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self) -> None:
         self.opened = 0
         self._seen: set[int] = set()
         self._checked: set[int] = set()
-        self._root = root
 
     def enumerate(
-        self, script: Script, initial: State, owed_before: dict[str, list[int]], random_: random.Random
+        self, script: Script, owed_before: dict[str, list[int]], random_: random.Random
     ) -> Iterator[tuple[State, dict[str, list[int]]]]:
         """Open every state of a script; yield it with what is owed in it."""
-        disk = Disk(initial)
+        disk = Disk(script.initial)
         marks = list(script.marks)
         owed = {name: list(owed_before.get(name, [])) for name in (MAIN, PARKED)}
         allowed = set(script.attempted)
@@ -188,7 +185,7 @@ class Counter:
                 key = hash((tuple(sorted(state.items())), tuple(owed[MAIN]), tuple(owed[PARKED])))
                 if key not in self._seen:
                     self._seen.add(key)
-                    self.check(state, owed, allowed | {*earlier_ids(initial)})
+                    self.check(state, owed, allowed | {*earlier_ids(script.initial)})
                     yield state, {name: list(numbers) for name, numbers in owed.items()}
 
     def check(self, state: State, owed: dict[str, list[int]], allowed: set[int]) -> None:
@@ -200,13 +197,7 @@ class Counter:
             if key in self._checked:
                 continue
             self._checked.add(key)
-            root = self._root / f"{self.opened}-{name}"
-            root.mkdir()
-            try:
-                write_state(files, root)
-                check_log(root, name, owed[name], allowed)
-            finally:
-                shutil.rmtree(root)
+            check_log(MemoryFiles(files), name, owed[name], allowed)
 
 
 def earlier_ids(state: State) -> Iterator[int]:
@@ -215,62 +206,50 @@ def earlier_ids(state: State) -> Iterator[int]:
         yield from range(1, 1000)
 
 
-def check_log(root: Path, name: str, owed: list[int], allowed: set[int]) -> None:
+def check_log(files: Files, name: str, owed: list[int], allowed: set[int]) -> None:
     """Open a log; nothing that it owes is missing, nothing is foreign, and appends work."""
     damage: list[Damage] = []
-    log = open_log(root, name, UnsyncedFiles(), damage.append)
-    found = read_ids(log)
+    log = open_log(name, files, damage.append)
+    found = read_ids(log, reader := log.reader(log.state.settled))
     assert [number for number in found if number in set(owed)] == owed, (found, owed, damage)
     assert len(set(found)) == len(found), found
     assert set(found) <= allowed, found
     assert not sum(each.lost for each in damage), damage
     log.append([delivery(5000, 60)])
-    assert read_ids(log) == [*found, 5000]
+    assert read_ids(log, reader) == [5000]
     log.close()
-    again = open_log(root, name, UnsyncedFiles(), damage.append)
-    assert read_ids(again) == [*found, 5000]
+    again = open_log(name, files, damage.append)
+    assert read_ids(again, again.reader(again.state.settled)) == [*found, 5000]
     assert not sum(each.lost for each in damage), damage
     again.close()
 
 
-def read_ids(log: Log) -> list[int]:
-    """Return the numbers of all deliveries that are not settled, in the order of reading."""
-    reader = log.reader(log.state.settled)
+def read_ids(log: Log, reader: LogReader) -> list[int]:
+    """Return the numbers of all deliveries that the reader has not read, in the order of reading."""
     numbers: list[int] = []
     while groups := reader.read(log.last):
         numbers += [int(each.body.partition(b":")[0]) for group in groups for each in group.deliveries]
     return numbers
 
 
-@pytest.fixture
-def memory_directory() -> Iterator[Path]:
-    """Return a directory in memory where the system has one: tens of thousands of states are written."""
-    base = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - a new directory in it is used
-    with tempfile.TemporaryDirectory(dir=base) as name:
-        yield Path(name)
-
-
 def test_every_state_after_a_power_cut_gives_back_what_was_acknowledged(
-    memory_directory: Path, monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]
+    monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]
 ) -> None:
     """Scripts without and with failing calls, and second scripts on top of states that the first ones left."""
     monkeypatch.setattr(log_module, "MIN_SEGMENT_BYTES", SEGMENT_BYTES)
     random_ = random.Random(SEED)
-    (memory_directory / "states").mkdir()
-    counter = Counter(memory_directory / "states")
+    counter = Counter()
     scripts = [(steady, frozenset[str]()), (parking, frozenset[str]()), *((failing, each) for each in FAILURES)]
     rejected = 0
     continued = 0
-    for number, (steps, fail) in enumerate(scripts):
-        root = memory_directory / f"script-{number}"
-        root.mkdir()
-        script = Script(root, fail)
+    for steps, fail in scripts:
+        script = Script({}, fail)
         steps(script)
         rejected += script.rejected
-        for state, owed in counter.enumerate(script, {}, {}, random_):
+        for state, owed in counter.enumerate(script, {}, random_):
             if random_.random() < 0.005:
                 continued += 1
-                continue_from(memory_directory / f"next-{number}-{counter.opened}", counter, state, owed, random_)
+                continue_from(counter, state, owed, random_)
     record_property(
         "covered",
         f"log: {counter.opened} states after a power cut, of {len(scripts)} scripts and {continued} continued states; "
@@ -281,30 +260,23 @@ def test_every_state_after_a_power_cut_gives_back_what_was_acknowledged(
     assert counter.opened >= EXPECTED_STATES
 
 
-def continue_from(
-    root: Path, counter: Counter, state: State, owed: dict[str, list[int]], random_: random.Random
-) -> None:
+def continue_from(counter: Counter, state: State, owed: dict[str, list[int]], random_: random.Random) -> None:
     """Run a second script on a state that a power cut left, and open every state of it."""
-    root.mkdir()
-    write_state(state, root)
-    initial = read_state(root)
-    script = Script(root, first_id=600)
+    script = Script(state, first_id=600)
     new = script.append(60, 2) + script.append(2500)
     script.settle([*owed[MAIN], *new])
     script.append(900)
-    for _ in counter.enumerate(script, initial, owed, random_):
+    for _ in counter.enumerate(script, owed, random_):
         pass
 
 
-def test_the_enumeration_finds_a_missing_sync(memory_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_enumeration_finds_a_missing_sync(monkeypatch: pytest.MonkeyPatch) -> None:
     """A log that acknowledges before the sync loses deliveries in some of the states: the check can fail."""
     monkeypatch.setattr(log_module, "MIN_SEGMENT_BYTES", SEGMENT_BYTES)
-    (memory_directory / "states").mkdir()
-    (memory_directory / "script").mkdir()
-    script = Script(memory_directory / "script")
+    script = Script({})
     steady(script)
     forgotten = [each if each.kind != "fsync" else Operation("mkdir") for each in script.files.operations]
     script.files.operations[:] = forgotten
     with pytest.raises(AssertionError):
-        for _ in Counter(memory_directory / "states").enumerate(script, {}, {}, random.Random(SEED)):
+        for _ in Counter().enumerate(script, {}, random.Random(SEED)):
             pass

@@ -44,7 +44,7 @@ def nesting(levels: int) -> str:
         (b"{", "invalid_json"),
         (b"\xff\xfe", "invalid_json"),
         (b'{"a":NaN}', "invalid_json"),
-        (b'{"a":"\\ud800"}', "invalid_json"),
+        (b'{"type":"video.status.ready","asset_id":"a\\ud800"}', "schema_violation"),
         (b"null", "not_an_object"),
         (b"[]", "not_an_object"),
         (b'"video.status.ready"', "not_an_object"),
@@ -61,6 +61,22 @@ def test_a_body_that_is_not_an_event_is_a_dead_letter_with_its_bytes(body: bytes
     assert base64.b64decode(found["body_base64"]) == body
     assert (result.topic, found["reason"], found["source"]) == ("gumlet.dead-letter", reason, "main")
     assert found["received_at"] == "2023-11-14T22:13:20.000Z"
+
+
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        (b"", "the body is empty"),
+        (b"\xef\xbb\xbf \r\n", "the body is empty"),
+        (b"s3cret", "the body is not JSON: error in line 1, column 1"),
+        (b'{"a":\n s3cret}', "the body is not JSON: error in line 2, column 2"),
+        (b'{"a":"s3cret', "the body is not JSON: error in line 1, column 13"),
+        (b"\xff\xfe", "the body is not JSON: error in line 1, column 1"),
+    ],
+)
+def test_the_detail_of_invalid_json_is_a_sentence_without_the_body(body: bytes, detail: str) -> None:
+    """It does not depend on the parser's own words, and holds nothing of the body, because it is logged."""
+    assert value(NORMALIZER.event(delivery(body)))["detail"] == detail
 
 
 def test_the_deepest_body_that_can_be_encoded_is_published() -> None:

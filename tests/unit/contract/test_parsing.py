@@ -39,6 +39,11 @@ LOSSY = [
     '{"a":1,"a" :2}',
     '{"k\\u0022:":"x","a":1,"a":2}',
     "123456789012345678901234567890",
+    '{"a":1e309}',
+    '{"a":-1E400,"a":0}',
+    '{"a":%s}' % ("1" * 5000),
+    '{"a":"\\ud83d"}',
+    '{"\\udc00x":"\\ud83d\\ude00"}',
 ]
 LOSSLESS = [
     "{}",
@@ -49,6 +54,7 @@ LOSSLESS = [
     '{"a":"123456789012345678901234567890","b":": 1e400, 1e-400"}',
     '{ "a" : [ 1 , 2.5 , { "a" : 1 } ] , "b" : { "a" : 1 } }',
     '{"id":"5e3a1e5fd088e0a47da8246f1fb756"}',
+    '{"a":"\\ud83d\\ude00"}',
 ]
 
 
@@ -69,6 +75,41 @@ def test_a_body_without_loss_is_recognized(body: str) -> None:
     """Whatever the white space, the escapes and the notation of its numbers."""
     for variant in (body.encode(), f" {body}\n".encode(), BOM + body.encode(), body.replace(",", ", ").encode()):
         assert is_lossless(variant, parse(variant))
+
+
+@pytest.mark.parametrize(
+    ("body", "value"),
+    [
+        (b'{"a":"x\\ud83d","\\udc00":[1,"\\ud83d\\ude00"]}', {"a": "x\ufffd", "\ufffd": [1, "\U0001f600"]}),
+        (b"[1e309, -1E400, 1.5, 7, 1e-400]", ["1e309", "-1E400", 1.5, 7, 0.0]),
+        (b"[" + b"1" * 5000 + b"]", ["1" * 5000]),
+    ],
+)
+def test_json_that_cannot_be_encoded_is_changed_as_little_as_possible(body: bytes, value: Any) -> None:
+    """Half of a surrogate pair becomes U+FFFD, a number beyond the range of a float its text."""
+    assert parse(body) == value
+    assert parse(BOM + body) == value
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[1e309, NaN]",
+        b"[1e309, -Infinity]",
+        b'["\\ud83d", 01]',
+        b'["\\ud83d" "x"]',
+        b'["\\ud83d\x01"]',
+        b"{1e309:1}",
+        b'["\xed\xa0\xbd"]',
+        '["\\ud83d"]'.encode("utf-16"),
+        b'["\\ud83d"]' + b"]",
+        b"[" * 2000 + b"1e309" + b"]" * 2000,
+    ],
+)
+def test_what_is_not_json_stays_so(body: bytes) -> None:
+    """A value that has to be changed does not make the parser tolerant."""
+    with pytest.raises(orjson.JSONDecodeError):
+        parse(body)
 
 
 NUMBERS = st.from_regex(r"\A-?(0|[1-9][0-9]{0,25})(\.[0-9]{1,25})?([eE][+-]?[0-9]{1,2})?\Z")
@@ -121,6 +162,8 @@ def normalize(body: bytes) -> tuple[Event, dict[str, Any]]:
         ("video.status.ready", b'"asset_id":"a","title":"first","title":"second"'),
         ("live.video.status.active", b'"live_asset_id":"l","x":1e-400'),
         ("event.comment.all", b'"x":1,"x":2'),
+        ("video.status.ready", b'"asset_id":"a","title":"\\ud83d"'),
+        ("video.status.ready", b'"asset_id":"a","duration":1e309'),
         ("unrecognized", b'"x":1,"x":2'),
     ],
 )
@@ -132,7 +175,7 @@ def test_the_exact_body_is_kept_where_parsing_loses_something(event_type: str, e
     assert base64.b64decode(record["body_base64"]) == body
     assert CONTRACT.topics[event_type].first_violation(record) is None
     assert event.id == content_id("default", body)
-    assert event.id != content_id("default", canonical(orjson.loads(body)))
+    assert event.id != content_id("default", canonical(parse(body)))
     dead = NORMALIZER.dead_letter(Delivery(0, "default", body), "record_too_large", "")
     assert dead.id == event.id
 
