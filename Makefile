@@ -118,7 +118,7 @@ generate-sizing: $(DEV)  ## Generate deploy/SIZING.md from the figures of the la
 generate-faults: $(DEV)  ## Generate the table of faults in deploy/README.md: provokes each on a real Kafka (3 minutes)
 	@FAULT_TABLE=write $(PYTEST) tests/integration/admin/test_fault_table.py
 
-rehearse-kubernetes: $(DEV)  ## Test deploy/kubernetes on a real Kubernetes API on loopback (needs Go; 25 minutes the first time)
+rehearse-kubernetes: $(DEV)  ## Test deploy/kubernetes and the chart on a real Kubernetes API (needs Go, Maven, Java 21; 25 minutes the first time)
 	@$(BIN)/python -m tests.deploy.kubernetes $(ARGS)
 
 compose-up:  ## Run the bridge with Kafka, Prometheus, Grafana and a topic viewer (needs Docker)

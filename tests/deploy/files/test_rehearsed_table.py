@@ -1,4 +1,4 @@
-"""The table of the Kubernetes rehearsal and the commands in the documents belong to steps that the rehearsal runs."""
+"""The table of the Kubernetes test and the commands in the documents belong to steps that it runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.deploy.kubernetes.steps import STEPS
 
 
 def test_table_has_a_row_for_each_step() -> None:
-    """A step that was added or renamed was not rehearsed yet."""
+    """A step that was added or renamed has not been run yet."""
     assert rows(Document(README).table) == [name for name, _ in STEPS]
 
 
@@ -26,5 +26,5 @@ def test_every_command_block_is_run_by_a_step() -> None:
 
 @pytest.mark.parametrize("path", sorted(set(DEPLOY.rglob("*.md")) - {README}), ids=lambda path: str(path.name))
 def test_other_documents_have_no_commands_for_a_cluster(path: Path) -> None:
-    """Commands for a cluster are in the document that is rehearsed."""
+    """Commands for a cluster are in the document whose commands are run."""
     assert Document(path).commands == ()

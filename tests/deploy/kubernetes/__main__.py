@@ -1,4 +1,4 @@
-"""Rehearses the deployment on a real Kubernetes API: `make rehearse-kubernetes`.
+"""Tests the deployment on a real Kubernetes API: `make rehearse-kubernetes`.
 
 Runs the steps on a control plane on loopback, prints each with its time, and compares the table of results with the one
 in deploy/kubernetes/README.md (`--write`: replaces it). Exit code 0: every step passed and the table is up to date.
@@ -22,7 +22,7 @@ from tests.deploy.kubernetes.steps import STEPS
 
 
 def main() -> int:
-    """Run the rehearsal and return the exit code."""
+    """Run the steps and return the exit code."""
     signal.signal(signal.SIGTERM, _interrupt)
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="rehearsal-") as name:

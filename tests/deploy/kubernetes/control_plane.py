@@ -20,6 +20,7 @@ from typing import Self
 
 import yaml
 
+from bridge.event import Delivery
 from tests.deploy.kubernetes.programs import simulated_stages
 from tests.support.brokers.apache import free_port
 from tests.support.journal import fill_journal
@@ -38,14 +39,14 @@ VOLUME = {
         "accessModes": ["ReadWriteOncePod"],
         "storageClassName": "standard",
         "persistentVolumeReclaimPolicy": "Retain",
-        "csi": {"driver": "rehearsal.example.com", "volumeHandle": "none"},
+        "csi": {"driver": "storage.example.com", "volumeHandle": "none"},
     },
 }
 """A volume that the controller manager binds to a claim; nothing is stored on it."""
 
 
 class RehearsalError(Exception):
-    """A step of the rehearsal failed; the message has the command and its output."""
+    """A step of the cluster test failed; the message has the command and its output."""
 
 
 class ControlPlane:
@@ -73,7 +74,7 @@ class ControlPlane:
     def environment(self) -> dict[str, str]:
         """Variables with which a shell finds the programs and the cluster; kubectl caches into the directory."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("KUBE", "HELM_"))}
-        path = f"{self.programs}:{os.environ['PATH']}"
+        path = f"{self.programs}:{sysconfig.get_path('scripts')}:{os.environ['PATH']}"
         return kept | {"PATH": path, "KUBECONFIG": str(self.kubeconfig), "HOME": str(self.directory)}
 
     def logs(self) -> str:
@@ -174,15 +175,11 @@ class ControlPlane:
     def _kwok_configuration(self) -> str:
         """Return KWOK's stages, and what stands in for containers.
 
-        `kubectl logs` prints one line, and `kubectl exec` runs the command on this machine, on an empty journal.
+        `kubectl logs` prints one line, and `kubectl exec` runs the command on this machine, on a small journal.
         """
         (self.directory / "pod.log").write_text("2026-01-01T00:00:00Z stderr F simulated\n")
-        fill_journal(self.directory / "journal", [])
-        variables = {
-            "PATH": f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}",
-            "BRIDGE_JOURNAL_DIR": f"{self.directory}/journal",
-        }
-        local = {"envs": [{"name": name, "value": value} for name, value in variables.items()]}
+        fill_journal(self.directory / "journal", [[Delivery(0, "", b"{}")]])
+        local = {"envs": [{"name": "BRIDGE_JOURNAL_DIR", "value": f"{self.directory}/journal"}]}
         specifications = {
             "ClusterLogs": {"logs": [{"logsFile": f"{self.directory}/pod.log"}]},
             "ClusterExec": {"execs": [{"local": local}]},

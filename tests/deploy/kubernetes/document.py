@@ -1,6 +1,6 @@
 """Commands, patches and the table of results in the documents of deploy/.
 
-A `Document` gives out its command blocks as scripts and remembers which were taken, so that the rehearsal can require
+A `Document` gives out its command blocks as scripts and remembers which were taken, so that the caller can require
 that every block was run.
 """
 

@@ -1,4 +1,4 @@
-"""Programs and resource definitions for the rehearsal, built once into .cache/tools.
+"""Programs and resource definitions for the cluster test, built once into .cache/tools.
 
 Kubernetes publishes its source as Go modules: the API server, the controller manager, the scheduler and kubectl are
 built from them. Strimzi publishes the generator of its resource definitions as a jar (Java 21 or later).

@@ -1,4 +1,4 @@
-"""What the steps of the rehearsal share: the cluster, the document whose commands are run, and applying a folder."""
+"""What the steps share: the cluster, the document whose commands are run, and applying a folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The steps of the rehearsal, in their order: each is run on the cluster that the one before has left.
+"""The steps of the cluster test, in their order: each is run on the cluster that the one before has left.
 
 A step is a function that raises RehearsalError (or AssertionError) when something is wrong, and otherwise returns what
 was shown. STEPS has each with the name of its row in the table of deploy/kubernetes/README.md.
@@ -8,14 +8,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
-from tests.deploy.external_tools import ROOT, resource_definitions
+from tests.deploy.external_tools import DEPLOY, ROOT, resource_definitions
+from tests.deploy.kubernetes.programs import strimzi_definitions
 from tests.deploy.kubernetes.rehearsal import Rehearsal
 
 OVERLAYS = "deploy/kubernetes/overlays"
 CHART = "deploy/helm/gumlet-kafka-bridge"
-NOT_RUN = ("Helm", "Strimzi", "change of mode", "end of the old mode", "user of topics", "topics")
-"""The command blocks that no step runs yet."""
+COMBINATIONS: tuple[tuple[str, ...], ...] = (
+    ("ingress",),
+    ("gateway",),
+    ("monitoring",),
+    ("topics", "kafka-scram"),
+    ("topics", "reconcile", "kafka-mtls"),
+    ("topics", "reconcile", "openshift"),
+)
+"""Components that are applied together: those that patch the objects of others come last."""
+CHART_OPTIONS = (
+    "--set=ack=kafka",
+    "--set=ingress.enabled=true --set=gateway.enabled=true --set=monitoring.enabled=true",
+    "--set=fixedIds=false --set=networkPolicies.enabled=false",
+)
 
 
 def install(run: Rehearsal) -> str:
@@ -126,12 +140,81 @@ def reconcile(run: Rehearsal) -> str:
     return "the Job of the suspended CronJob is admitted and completes"
 
 
+def components(run: Rehearsal) -> str:
+    """Apply each component in an overlay of a user's own, with the document's patches."""
+    offered = {path.name for path in (DEPLOY / "kubernetes" / "components").iterdir()}
+    assert offered == {name for names in COMBINATIONS for name in names}
+    policy, release = run.guide.patches
+    patches: dict[tuple[str, ...], str] = {("gateway",): policy, ("monitoring",): release}
+    for names in COMBINATIONS:
+        run.shell("kubectl -n gumlet delete job/bridge-topics --ignore-not-found")
+        run.apply(run.own_overlay(names, patches.get(names, "")))
+        run.ready("statefulset")
+        if names == ("topics", "kafka-scram"):
+            run.shell("kubectl -n gumlet delete job/bridge-topics")
+            create_topics(run, run.own_overlay(names))
+    listed = "; ".join(", ".join(f"`{name}`" for name in names) for names in COMBINATIONS)
+    return f"{listed}: applied on top of `journal`, again without a difference; the Job of `topics` completes"
+
+
+def create_topics(run: Rehearsal, folder: Path) -> None:
+    """Run the topics Job by the document: its Secret, the overlay, and the wait for its end."""
+    run.shell(run.block("user of topics"), KAFKA_PASSWORD="password")
+    run.shell(f"kubectl apply -k {folder}")
+    run.shell(run.block("topics"))
+
+
+def acknowledge_from_kafka(run: Rehearsal) -> str:
+    """Change from `journal` to `ack-kafka` by the document."""
+    pending = run.shell(run.block("change of mode"))
+    assert "deployment.apps/bridge created" in pending, pending
+    run.ready("deployment")
+    run.ready("statefulset")
+    selector = "kubectl -n gumlet get service/bridge -o jsonpath={.spec.selector.gumlet-kafka-bridge/ack}"
+    assert run.shell(selector) == "kafka"
+    count = run.apply(f"{OVERLAYS}/ack-kafka")
+    run.shell(run.block("end of the old mode"))
+    assert "journal-bridge" not in run.shell("kubectl -n gumlet get pvc -o name")
+    return f"{count} objects; both workloads run, the Service selects the Deployment; then the StatefulSet is deleted"
+
+
+def strimzi(run: Rehearsal) -> str:
+    """Apply the topics and users for Strimzi, judged by its own resource definitions."""
+    for path in strimzi_definitions():
+        run.shell(f"kubectl create -f {path}")
+    run.shell("kubectl create namespace kafka")
+    run.shell(run.block("Strimzi"))
+    count = run.apply("deploy/kubernetes/strimzi")
+    return f"{count} KafkaTopics and KafkaUsers valid by Strimzi's definitions, again without a difference"
+
+
+def chart(run: Rehearsal) -> str:
+    """Install the chart by the document, upgrade without a change, then with its options."""
+    run.shell("kubectl delete namespace gumlet --timeout=120s")
+    namespace, secret, _ = run.block("install").splitlines()
+    run.shell(f"{namespace}\n{secret}\n{run.block('Helm')}")
+    run.ready("statefulset")
+    upgrade = f"helm upgrade bridge {CHART} --namespace gumlet --set image.repository=registry.example.com/bridge"
+    run.shell(upgrade)
+    run.ready("statefulset")
+    before = run.specifications()
+    run.shell(upgrade)
+    assert run.specifications() == before
+    run.shell(f"{upgrade} --set=topics.apply=true --wait")
+    for options in CHART_OPTIONS:
+        run.shell(f"{upgrade} {options}")
+        run.ready("deployment" if "ack=kafka" in options else "statefulset")
+    run.shell("helm uninstall bridge --namespace gumlet --wait")
+    claims = run.shell("kubectl -n gumlet get pvc -o name")
+    assert claims.count("journal-bridge-") == 2, claims
+    return "installed; upgrade without a change changes nothing; every option applied; uninstalled, the claims remain"
+
+
 def documents(run: Rehearsal) -> str:
-    """Find that every command for a cluster in the document was run, except those that no step runs yet."""
-    unused = set(run.guide.unused)
-    assert unused == {run.block(name) for name in NOT_RUN}, "not run:\n" + "\n\n".join(unused)
-    count = len(run.guide.commands) - len(NOT_RUN)
-    return f"{count} blocks run literally; not run yet: {', '.join(NOT_RUN)}"
+    """Find that every command for a cluster in the document was run."""
+    unused = run.guide.unused
+    assert not unused, "not run:\n" + "\n\n".join(unused)
+    return f"{len(run.guide.commands)} blocks, each run literally"
 
 
 STEPS: tuple[tuple[str, Callable[[Rehearsal], str]], ...] = (
@@ -143,5 +226,9 @@ STEPS: tuple[tuple[str, Callable[[Rehearsal], str]], ...] = (
     ("Drain an orphaned volume", drain),
     ("The other `journal` overlays", overlays),
     ("Reconcile by hand", reconcile),
+    ("Components", components),
+    ("From `journal` to `ack-kafka`", acknowledge_from_kafka),
+    ("Strimzi", strimzi),
+    ("Helm chart", chart),
     ("Command blocks of this document", documents),
 )
