@@ -29,7 +29,7 @@ COVERAGE := --cov --cov-append --cov-report=
 .DEFAULT_GOAL := help
 .PHONY: help run test test-all test-lowest mutations chaos bench bench-compare bench-journal bench-tuning profile \
 	check check-prose check-schemas check-deploy generate-schemas generate-deploy generate-faults \
-	generate-sizing fmt lock lines clean compose-up compose-down
+	generate-sizing fmt lock lines clean compose-up compose-down rehearse-kubernetes
 
 help:  ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -117,6 +117,9 @@ generate-sizing: $(DEV)  ## Generate deploy/SIZING.md from the figures of the la
 
 generate-faults: $(DEV)  ## Generate the table of faults in deploy/README.md: provokes each on a real Kafka (3 minutes)
 	@FAULT_TABLE=write $(PYTEST) tests/integration/admin/test_fault_table.py
+
+rehearse-kubernetes: $(DEV)  ## Test deploy/kubernetes on a real Kubernetes API on loopback (needs Go; 25 minutes the first time)
+	@$(BIN)/python -m tests.deploy.kubernetes $(ARGS)
 
 compose-up:  ## Run the bridge with Kafka, Prometheus, Grafana and a topic viewer (needs Docker)
 	@$(COMPOSE) up --build --detach --wait

@@ -61,6 +61,7 @@ def build(name: str) -> str:
     package, version = GO_TOOLS[name]
     path = TOOLS / f"{name}-{version}"
     if not path.exists():
+        print(f"building {name} {version} (once)", flush=True)
         with tempfile.TemporaryDirectory() as directory:
             # As a dependency of nothing: `go install` refuses a module whose go.mod excludes or replaces others.
             for step in (["mod", "init", "tools"], ["get", f"{package}@{version}"], ["build", "-o", path, package]):
