@@ -52,8 +52,8 @@ def rehearse(directory: Path) -> str:
             try:
                 result = step(run)
             except (RehearsalError, AssertionError) as error:
-                (directory.parent / "rehearsal.log").write_text(plane.logs())
-                raise RehearsalError(f"{name}: {error}\nlogs: {directory.parent}/rehearsal.log") from error
+                (directory.parent / "control-plane.log").write_text(plane.logs())
+                raise RehearsalError(f"{name}: {error}\nlogs: {directory.parent}/control-plane.log") from error
             report(f"{name}: {result}", begun)
             lines.append(f"| {name} | {result} |")
     return "\n".join([*lines, "", ""])
