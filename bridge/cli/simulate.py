@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import sys
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
@@ -145,8 +146,12 @@ async def _send(
         async with asyncio.TaskGroup() as tasks:
             sending = tasks.create_task(LoadGenerator(profile, report, ack_log, throttle).run())
             while not sending.done():  # drawn at intervals, so that drawing does not slow down sending
-                open_requests = report.sent - report.acknowledged - report.duplicates
-                note = f", {open_requests} in flight or rejected" if open_requests > profile.concurrency else ""
+                if report.rejected[HTTPStatus.UNAUTHORIZED] and not report.acknowledged:
+                    sending.cancel()
+                    hint = "it is not one that the bridge accepts" if profile.token else "none was sent"
+                    raise BridgeError(f"401 from {profile.url}: {hint}. Fix: set --token to a token of the bridge.")
+                rejected = sum(report.rejected.values())
+                note = f", {rejected} rejected" if rejected else ""
                 progress.update(bar, completed=report.acknowledged, description=f"acknowledged{note}")
                 await asyncio.wait((sending,), timeout=0.2)
 
