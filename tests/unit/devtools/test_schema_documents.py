@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,10 +16,13 @@ import yaml
 from typer.testing import CliRunner
 
 from bridge.cli.schemas import app
+from bridge.contract.normalizer import Normalizer
 from bridge.contract.references import bundle, dereference, read_files
 from bridge.contract.schemas import Contract, schemas_directory
 from bridge.devtools import asyncapi, schema_reference
 from bridge.errors import BridgeError, ContractError
+from bridge.event import Delivery
+from bridge.kafka.wire_format import HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,6 +82,17 @@ def test_asyncapis_own_parser_accepts_the_document() -> None:
     result = subprocess.run(["node", "asyncapi.mjs", document], cwd=NODE, capture_output=True, text=True, check=False)
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout == f"{len(CONTRACT.topics)} channels, valid\n"
+
+
+def test_every_header_is_in_both_documents() -> None:
+    """Those of a delivered event with a trace, and those that the registry and `reconcile` add."""
+    body = b'{"type":"video.status.ready","asset_id":"a"}'
+    event = Normalizer(CONTRACT).event(Delivery(0, "default", body, "00-trace"))
+    names = {name for name, _ in event.headers} | {"ce_origin", HEADER}
+    headers = yaml.safe_load(asyncapi.render(CONTRACT))["components"]["messageTraits"]["cloudevent"]["headers"]
+    assert headers["properties"].keys() == names
+    section = schema_reference.render(CONTRACT).partition("| header | value |")[2].partition("##")[0]
+    assert set(re.findall(r"`([a-z_-]+)`", "".join(re.findall(r"^\| (.*?) \|", section, re.MULTILINE)))) == names
 
 
 @pytest.mark.parametrize("command", ["asyncapi", "docs"])
