@@ -29,7 +29,7 @@ COVERAGE := --cov --cov-append --cov-report=
 .DEFAULT_GOAL := help
 .PHONY: help run test test-all test-lowest mutations chaos bench bench-compare bench-journal bench-tuning profile \
 	check check-prose check-schemas check-deploy generate-schemas generate-deploy generate-faults \
-	generate-sizing fmt lock lines clean compose-up compose-down
+	generate-sizing fmt lock lines clean compose-up compose-down rehearse-kubernetes
 
 help:  ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,13 +54,13 @@ test-all: $(DEV)  ## Run all tests: also fault injection, browsers, generated co
 
 test-lowest: $(LOWEST)/stamp  ## Run the unit and HTTP tests with the lowest versions of all dependencies
 	@$(LOWEST)/bin/python -m pytest -q $(PARALLEL) -p no:cacheprovider \
-		tests/unit tests/integration/test_http_responses.py $(ARGS)
+		tests/unit tests/integration/ingress/test_http_responses.py $(ARGS)
 
 mutations: $(DEV)  ## Break each rule of the journal in a copy, and show which test fails
 	@$(BIN)/python -m tests.enumeration.mutations
 
 chaos: $(DEV)  ## Run the fault-injection tests in their long form; CHAOS_SEED=n repeats a run
-	@CHAOS=long $(PYTEST) tests/chaos tests/integration/test_security.py tests/integration/test_limits.py $(ARGS)
+	@CHAOS=long $(PYTEST) tests/chaos tests/integration/ingress/test_security.py tests/integration/ingress/test_limits.py $(ARGS)
 
 bench: $(DEV)  ## Measure CPU cost, tail latency, backlog and start time against a bare aiohttp handler (10 minutes)
 	@mkdir -p .cache
@@ -116,7 +116,10 @@ generate-sizing: $(DEV)  ## Generate deploy/SIZING.md from the figures of the la
 	@$(BIN)/python -m tests.deploy.sizing .cache/bench.json
 
 generate-faults: $(DEV)  ## Generate the table of faults in deploy/README.md: provokes each on a real Kafka (3 minutes)
-	@FAULT_TABLE=write $(PYTEST) tests/integration/test_fault_table.py
+	@FAULT_TABLE=write $(PYTEST) tests/integration/admin/test_fault_table.py
+
+rehearse-kubernetes: $(DEV)  ## Test deploy/kubernetes on a real Kubernetes API on loopback (needs Go; 25 minutes the first time)
+	@$(BIN)/python -m tests.deploy.kubernetes $(ARGS)
 
 compose-up:  ## Run the bridge with Kafka, Prometheus, Grafana and a topic viewer (needs Docker)
 	@$(COMPOSE) up --build --detach --wait

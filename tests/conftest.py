@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bridge.devtools.embedded_broker import EmbeddedBroker
-from tests.support import brokers
+from tests.support import brokers, fork_server
 from tests.support.brokers import Broker
 from tests.support.brokers.guarded import GuardedKafka, guarded_kafka
 from tests.support.brokers.shared import SharedKafka
@@ -46,7 +46,8 @@ def pytest_configure() -> None:
 
 
 def pytest_unconfigure() -> None:
-    """Wait until the shared Kafka has stopped, and remove the run's directory."""
+    """Stop the fork server, wait until the shared Kafka has stopped, and remove the run's directory."""
+    fork_server.stop()
     if not WORKER:
         SharedKafka(_run_directory() / "kafka").join()
         shutil.rmtree(_run_directory())

@@ -73,6 +73,10 @@ class History:
             "publish_seconds": _mean(before.publish, last.publish),
         }
 
+    def observed_seconds(self) -> float:
+        """Return how many seconds the samples cover, at most about a minute."""
+        return self._seconds[-1][0] - self._seconds[0][0] if self._seconds else 0.0
+
     def published_within(self, seconds: int) -> float:
         """Return how many records were published in the last `seconds` (at most 60)."""
         if not self._seconds:

@@ -20,18 +20,19 @@ from bridge.admin.history import History
 from bridge.config.settings import Settings
 from bridge.errors import DeliveryRejected
 from bridge.queue.interface import DeliveryQueue
+from bridge.telemetry import token_status
 from bridge.telemetry.collectors import Reading
 from bridge.telemetry.health import Finding, Health
 from bridge.telemetry.metrics import Metrics
-from bridge.telemetry.reasons import NEXT_STEPS
-from bridge.telemetry.token_status import ALL_EXPIRED, NEXT_STEP_EXPIRED, TokenStatus
+from bridge.telemetry.reasons import NEXT_STEPS, UNTIL_CAPACITY
+from bridge.telemetry.token_status import TokenStatus, expiry_warning
+from bridge.telemetry.units import format_span, join_names
 
 SAMPLE_SECONDS = 1.0
 PARKED_SAMPLES = 10
 """The oldest parked delivery of each topic is looked up once in so many samples: it is read from disk."""
 STALLED_SECONDS = 60
 """A delivery that has been pending for longer is reported."""
-EXPIRY_WARNING_SECONDS = 7 * 86400
 FULL_WARNING_SECONDS = 4 * 3600
 RECENT_MINUTES = 5
 """Rejections of the last minutes that degrade the ingress."""
@@ -183,57 +184,72 @@ class Status:
             return _rejecting(rejection)
         seconds = self._forecast.time_to_full_seconds()
         if seconds < FULL_WARNING_SECONDS:
-            return Finding("degraded", f"the journal is full in {_span(seconds)}", NEXT_STEPS["journal_full"])
-        corruptions, lost = self._metrics.journal_faults()
-        if corruptions or lost:
-            cause = f"corrupted places since the start: {corruptions:.0f}"
-            if not lost:
-                return Finding("degraded", cause, "check the disk, and `gumlet-bridge journal verify`")
-            step = "check the disk; `gumlet-bridge reconcile` finds and publishes lost events"
-            return Finding("degraded", f"{cause}; acknowledged deliveries lost: {lost:.0f}", step)
+            return Finding("degraded", f"the journal is full in {format_span(seconds)}", NEXT_STEPS["journal_full"])
+        corruptions, lost, abandoned = self._metrics.journal_faults()
+        counts = (
+            (corruptions, "corrupted places since the start"),
+            (abandoned, "segments given up after a failed write or a removed file"),
+            (lost, "acknowledged deliveries lost"),
+        )
+        if cause := "; ".join(f"{text}: {count}" for count, text in counts if count):
+            step = "`gumlet-bridge journal verify` names the places"
+            step = "`gumlet-bridge reconcile` finds and publishes lost events" if lost else step
+            return Finding("degraded", cause, f"check the disk; {step}")
         return None
 
     def _check_ingress(self) -> Finding | None:
         if self._settings.ack == "kafka" and not self._inputs.connected():
             return _rejecting(KAFKA_UNREACHABLE)
+        rejection = self.not_ready_reason()
         for reason, count in self.history.rejections(RECENT_MINUTES).items():
-            if reason in NEXT_STEPS:
-                cause = f"{count} requests rejected in the last {RECENT_MINUTES} minutes: {reason}"
-                return Finding("degraded", cause, NEXT_STEPS[reason])
+            stated = (rejection is not None and reason == rejection.reason) or (
+                reason == "invalid_token" and not self._valid_tokens()
+            )
+            if reason in NEXT_STEPS and not stated:  # else the queue's or the tokens' condition states it
+                step = NEXT_STEPS[reason]
+                cause = f"requests rejected in the last {RECENT_MINUTES} minutes: {count} {reason}"
+                if reason in UNTIL_CAPACITY:
+                    cause, step = f"{cause}; deliveries are accepted again", "none: Gumlet repeats the deliveries"
+                return Finding("degraded", cause, step)
         return None
+
+    def _valid_tokens(self) -> list[TokenStatus]:
+        now = time.time()
+        return [token for token in (self._inputs.tokens or list)() if token.is_valid(now)]
 
     def _check_tokens(self) -> Finding | None:
         if self._inputs.tokens is None:
             return Finding("degraded", "authentication is disabled: anyone can send events", "set BRIDGE_TOKENS_FILE")
-        now, tokens = time.time(), self._inputs.tokens()
-        valid = [token for token in tokens if token.is_valid(now)]
+        now, valid = time.time(), self._valid_tokens()
         if not valid:
-            return Finding("failing", ALL_EXPIRED, NEXT_STEP_EXPIRED)
+            step = f"{token_status.NEXT_STEP_EXPIRED}; no restart is needed"
+            return Finding("failing", token_status.ALL_EXPIRED, step)
         if fault := self._inputs.tokens_fault():
             step = "fix the file; the tokens known so far stay valid until a restart"
             return Finding("degraded", f"the tokens file cannot be read: {fault}", step)
-        for token in valid:
-            if token.expires is not None and token.expires - now < EXPIRY_WARNING_SECONDS:
-                cause = f"the token {token.name} expires in {_span(token.expires - now)}"
-                return Finding("degraded", cause, "add the next token to BRIDGE_TOKENS_FILE and set it at Gumlet")
-        return None
+        warnings = filter(None, (expiry_warning(token, now) for token in valid))
+        return next((Finding("degraded", cause, token_status.NEXT_STEP_EXPIRING) for cause in warnings), None)
 
     def _check_publisher(self) -> Finding | None:
         age = self.oldest_pending_seconds()
-        if age < STALLED_SECONDS:
-            return None
-        pending = f"{self._queue.depth} deliveries are pending, the oldest for {_span(age)}"
+        if age < STALLED_SECONDS or self.history.observed_seconds() < STALLED_SECONDS:
+            return None  # at first it is not known whether anything is published
+        pending = f"{self._queue.depth} deliveries are pending, the oldest for {format_span(age)}"
         if self.history.published_within(STALLED_SECONDS):
             step = "wait while the depth shrinks; where it grows, add replicas or partitions"
             return Finding("degraded", pending, step)
-        step = "see the conditions of kafka, registry and topics; then the log"
+        names = ["the blocked topics" if each.startswith("topic ") else each for each in self._health.failing()]
+        causes = [each for each in dict.fromkeys(names) if each in ("kafka", "registry", "the blocked topics")]
+        step = "read the log; where it names no cause, restart the bridge: no acknowledged delivery is lost"
+        if causes:
+            step = f"do the next step of {join_names(causes)}; then the deliveries are published"
         return Finding("failing", f"{pending}; nothing was published in the last minute", step)
 
     def _check_drift(self) -> Finding | None:
         if not (entries := self._inputs.drift()):
             return None
-        cause = f"deliveries had {len(entries)} types, fields or values that the schemas do not know"
-        return Finding("degraded", cause, "gumlet-bridge schemas drift; nothing is lost")
+        cause = f"types, fields or values of deliveries that the schemas do not know: {len(entries)}"
+        return Finding("degraded", cause, "`gumlet-bridge schemas drift` lists them; nothing is lost")
 
     def drift(self) -> list[dict[str, Any]]:
         """Return the schema drift since the start."""
@@ -243,8 +259,8 @@ class Status:
         """Return the document of /status."""
         rejection = self.not_ready_reason()
         to_full = self._forecast.time_to_full_seconds()
-        conditions = self._health.conditions()
-        corruptions, lost = self._metrics.journal_faults()
+        conditions = self._health.summary()
+        corruptions, lost, _ = self._metrics.journal_faults()
         return {
             "version": version("gumlet-kafka-bridge"),
             "uptime_seconds": round(time.time() - self._started, 3),
@@ -265,8 +281,8 @@ class Status:
                 "oldest_age_seconds": round(self.oldest_pending_seconds(), 3),
                 "parked": self._queue.parked,
                 "time_to_full_seconds": None if math.isinf(to_full) else round(to_full),
-                "corruptions": int(corruptions),
-                "lost_deliveries": int(lost),
+                "corruptions": corruptions,
+                "lost_deliveries": lost,
             },
             "tokens": None
             if self._inputs.tokens is None
@@ -282,11 +298,3 @@ def _rejecting(rejection: DeliveryRejected) -> Finding:
         f"deliveries are rejected with 503: {rejection.reason}: {rejection}",
         NEXT_STEPS.get(rejection.reason, "see the log"),
     )
-
-
-def _span(seconds: float) -> str:
-    """Return a duration for people."""
-    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} seconds"

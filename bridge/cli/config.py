@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import typer
 
 from bridge.cli.output import ConfigFile, echo, make_app
@@ -12,6 +14,7 @@ from bridge.contract.schemas import Contract
 from bridge.ingress.tokens import Tokens
 from bridge.kafka.client import client_options
 from bridge.publisher.registry_encoder import create_encoder
+from bridge.telemetry.token_status import NEXT_STEP_EXPIRING, expiry_warning
 
 app = make_app("The configuration: show, check, example.")
 
@@ -29,16 +32,20 @@ def show(config_file: ConfigFile = None) -> None:
 def check(config_file: ConfigFile = None) -> None:
     """Check everything that `gumlet-bridge serve` checks before it starts. Connects to nothing, changes nothing.
 
-    Prints one line for each mistake, with its fix, and ends with exit code 78.
+    Prints one line for each mistake, with its fix, and ends with exit code 78. A token that has expired or expires
+    within seven days is a warning.
 
     Example: `gumlet-bridge config check && gumlet-bridge topics apply --yes && gumlet-bridge serve`
     """
     settings = config.load(config_file, serving=True)
-    Tokens.from_settings(settings)
+    tokens = Tokens.from_settings(settings).statuses()
     client_options(settings.kafka)
     contract = Contract.load(settings.topics.prefix)
     Normalizer(contract)
     create_encoder(settings.registry, contract)
+    for token in tokens:
+        if (warning := expiry_warning(token, time.time())) is not None:
+            echo(f"Warning: {warning}. Fix: {NEXT_STEP_EXPIRING}.")
     echo("Configuration OK.")
 
 

@@ -75,10 +75,7 @@ def list_(
     if as_json or is_piped():
         rows = [letter.to_dict() for letter in letters]
     else:
-        rows = [
-            {**letter.to_dict(), "reason": describe_dead_letter(letter.metadata, letter.delivery.body)}
-            for letter in letters
-        ]
+        rows = [{**letter.to_dict(), "reason": describe_dead_letter(letter.metadata)} for letter in letters]
     show_rows(
         rows,
         ("offset", "received_at", "event_type", "asset_id", "reason"),
@@ -116,9 +113,9 @@ def replay(
     """Normalize dead letters again with the current version, and publish the events.
 
     Each event has the id and receipt time that it would have had originally, so consumers recognize a duplicate.
-    Dead letters stay on their topic, also those that are still invalid. An event that is older than its topic's
-    retention is published with a note, because Kafka deletes it soon: raise the topic's retention.ms first, or have its
-    consumers running. Exit code 1: some could not be published.
+    Dead letters stay on their topic: a second replay publishes the same events again, with the same ids. An event that
+    is older than its topic's retention is published with a note, because Kafka deletes it soon: raise the topic's
+    retention.ms first, or have its consumers running. Exit code 1: some could not be published.
 
     Examples:
     - `gumlet-bridge dead-letter replay --dry-run`
@@ -183,9 +180,7 @@ async def _replay(settings: Settings, wanted: DeliveryFilter, *, publish: bool) 
             event = normalizer.event(letter.delivery)
             if event.event_type == DEAD_LETTER:
                 outcome.invalid += 1
-                outcome.add(
-                    letter.to_dict() | {"outcome": "still invalid"} | _rejection(event.value, letter.delivery.body)
-                )
+                outcome.add(letter.to_dict() | {"outcome": "still invalid"} | _rejection(event.value))
                 continue
             chunk.append((letter, event))
             if len(chunk) >= CHUNK:
@@ -195,12 +190,12 @@ async def _replay(settings: Settings, wanted: DeliveryFilter, *, publish: bool) 
     return outcome
 
 
-def _rejection(value: bytes, body: bytes) -> dict[str, Any]:
+def _rejection(value: bytes) -> dict[str, Any]:
     """Return why a delivery is invalid: separate properties for a program, one sentence for people."""
     found = orjson.loads(value)
     if is_piped():
         return {name: found[name] for name in ("reason", "detail", "pointer") if name in found}
-    return {"reason": describe_dead_letter(found, body)}
+    return {"reason": describe_dead_letter(found)}
 
 
 def _retention_warning(event: Event, contract: Contract) -> dict[str, str]:

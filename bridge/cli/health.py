@@ -17,8 +17,6 @@ from bridge.config import settings as config
 from bridge.errors import BridgeError
 
 TIMEOUT_SECONDS = 3.0
-ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - addresses to replace, not to bind
-"""Where a daemon that listens on all addresses is reached from its own machine."""
 
 app = typer.Typer(rich_markup_mode="markdown", add_completion=False)
 
@@ -36,9 +34,7 @@ def health(
 
     Example: `HEALTHCHECK CMD ["gumlet-bridge", "health"]` in a Dockerfile
     """
-    host, port = config.load(config_file).admin_address
-    host = ANY_ADDRESS.get(host, host)
-    url = f"http://[{host}]:{port}/readyz" if ":" in host else f"http://{host}:{port}/readyz"
+    url = f"{config.load(config_file).admin_url}/readyz"
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response:  # noqa: S310 - the URL is ours
             typer.echo(response.read().decode().strip())

@@ -121,6 +121,10 @@ def verify(
             f"{len(reader.quarantined())} files are in quarantine."
         )
         if reader.problems:
+            echo(
+                "Fix: check the disk. The bridge continues behind damage by itself; `gumlet-bridge reconcile` (with "
+                "BRIDGE_GUMLET_API_KEY) publishes the final states of lost deliveries."
+            )
             raise typer.Exit(1)
 
 

@@ -13,7 +13,7 @@ from rich.table import Column, Table
 
 from bridge.cli import schemas_drift, schemas_registry
 from bridge.cli.schemas_registry import Directory
-from bridge.contract.references import bundle, bundle_union, dereference, read_files
+from bridge.contract.references import bundle, bundle_union, dereference, for_consumers, read_files
 from bridge.contract.schemas import COMMON, DEAD_LETTER, UNRECOGNIZED, Contract, Topic, schemas_directory
 from bridge.devtools import asyncapi, git_baseline, schema_reference
 from bridge.devtools.schema_compatibility import BACKWARD, FORWARD, TopicCompatibility, compare
@@ -52,7 +52,7 @@ def show(
     event_type: Annotated[str, typer.Argument(metavar="TYPE", help="The event type: `gumlet-bridge schemas list`.")],
     directory: Directory = None,
 ) -> None:
-    """Print the schema of one event type as one self-contained document.
+    """Print the schema of one event type as one self-contained document, as `bundle` writes it.
 
     Example: `gumlet-bridge schemas show video.status.ready | jq .properties`
     """
@@ -62,7 +62,7 @@ def show(
             f"{event_type} is not an event type of the contract. Fix: use one of `gumlet-bridge schemas list`."
         )
     topic = topics[event_type]
-    text = _json(bundle(topic.schema, read_files(topic.path.parent)))
+    text = _json(for_consumers(bundle(topic.schema, read_files(topic.path.parent))))
     console = Console()
     if console.is_terminal:
         console.print(JSON(text))
@@ -84,10 +84,10 @@ def bundle_(
         ),
     ] = False,
 ) -> None:
-    """Write each schema as one self-contained file: for code generators, registries and validators.
+    """Write each schema as one self-contained file, for the code generators and validators of consumers.
 
-    `any-event.json` is one schema of any typed event (`oneOf`, decided by `type`); generators turn it into a tagged
-    union.
+    Objects are open: properties that are added later are valid. `any-event.json` is one schema of any typed event
+    (`oneOf`, decided by the `enum` of `type`, which has one value); generators turn it into a tagged union.
 
     Examples:
     - shared definitions as types of their own: `gumlet-bridge schemas bundle build/schemas`
@@ -100,7 +100,8 @@ def bundle_(
         raise BridgeError(f"{target} holds the schemas themselves. Fix: name another directory.")
     try:
         target.mkdir(parents=True, exist_ok=True)
-        bundles = {topic.event_type: (dereference if inline else bundle)(topic.schema, files) for topic in topics}
+        form = dereference if inline else bundle
+        bundles = {topic.event_type: for_consumers(form(topic.schema, files)) for topic in topics}
         union = bundle_union({name: bundles[name] for name in bundles.keys() - {DEAD_LETTER, UNRECOGNIZED}})
         for schema in (*bundles.values(), union):
             (target / schema["$id"]).write_text(_json(schema) + "\n")

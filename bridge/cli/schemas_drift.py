@@ -9,11 +9,10 @@ import orjson
 import typer
 from rich.console import Console
 
-from bridge.cli.output import AsJson, is_piped, write_line
+from bridge.cli.output import AsJson, ConfigFile, is_piped, write_line
+from bridge.config import settings as config
 from bridge.errors import BridgeError
 from bridge.telemetry.logging import printable
-
-DEFAULT_ADMIN_URL = "http://127.0.0.1:8081"
 
 
 def drift(
@@ -23,11 +22,12 @@ def drift(
             metavar="URL",
             help="A daemon's admin URL; repeat it for each replica: their counts are added.",
             envvar="BRIDGE_ADMIN_URL",
-            show_default=DEFAULT_ADMIN_URL,
+            show_default="that of BRIDGE_ADMIN_LISTEN",
         ),
     ] = None,
     *,
     as_json: AsJson = False,
+    config_file: ConfigFile = None,
 ) -> None:
     """Show the types, fields and values that running bridges received and the contract does not know.
 
@@ -41,7 +41,7 @@ def drift(
 
     - for a script: `gumlet-bridge schemas drift --json | jq -r 'select(.kind == "new_type") | .event_type'`
     """
-    entries = _merge(admin or [DEFAULT_ADMIN_URL])
+    entries = _merge(admin or [config.load(config_file).admin_url])
     if as_json or is_piped():
         for entry in entries:
             write_line(entry)

@@ -63,7 +63,7 @@ def simulate(  # noqa: PLR0913 - one parameter for each option
         typer.Option(min=0, help="Seconds before a rejected delivery is retried: Gumlet's half hour, scaled."),
     ] = 5.0,
     duplicates: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of deliveries to send a second time: 0.1 is every tenth.")
+        float, typer.Option(min=0, max=1, help="Share of deliveries to send a second time: 0.1 is about a tenth.")
     ] = 0.0,
     ack_log: Annotated[
         Path | None,
@@ -78,9 +78,10 @@ def simulate(  # noqa: PLR0913 - one parameter for each option
 ) -> None:
     """Simulate Gumlet: send webhooks for simulated videos, retry rejected deliveries, and report the results.
 
-    The events of a video are sent in order. A delivery without a 2xx response is retried after --retry-after, with 48
-    attempts in all, as Gumlet does over a day. Exit codes: 0 every delivery was acknowledged, 1 some were given up,
-    130 interrupted.
+    Only `video.status.*` is sent, and the events of a video in order. Some bodies of `repackaged` are equal, as those
+    of Gumlet are, and share an id: the report has the number of distinct ids. A delivery without a 2xx response is
+    retried after --retry-after, with 48 attempts in all, as Gumlet does over a day. Exit codes: 0 every delivery was
+    acknowledged, 1 some were given up, 130 interrupted.
 
     Examples:
     - `gumlet-bridge simulate --token dev --count 50`
@@ -170,6 +171,7 @@ def _build_table(figures: dict[str, Any]) -> Table:
     table.add_row("acknowledged", str(figures["acknowledged"]))
     if figures["duplicates"]:
         table.add_row("sent a second time", str(figures["duplicates"]))
+    table.add_row("distinct ids (ce_id)", str(figures["distinct_ids"]))
     for status, count in figures["rejected"].items():
         hint = " (set --token)" if status == "401" else ""
         table.add_row(f"rejected with {status}{hint}", str(count), style="yellow")

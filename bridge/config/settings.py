@@ -30,7 +30,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from bridge.config.address import Address, parse_address
+from bridge.config.address import Address, format_url, parse_address
 from bridge.config.rendering import format_errors
 from bridge.config.sections import (
     GumletSettings,
@@ -221,6 +221,12 @@ class Settings(BaseSettings):
     def admin_address(self) -> Address:
         """The address of the admin port."""
         return parse_address(self.admin_listen)
+
+    @property
+    def admin_url(self) -> str:
+        """Where this machine reaches the admin port, also when it listens on all addresses."""
+        host, port = self.admin_address
+        return format_url(({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port))  # noqa: S104 - replaced here
 
 
 class ServeSettings(Settings):

@@ -17,6 +17,7 @@ To add a type: add its schema file and examples in `schemas/`, and a line in `br
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import re
 from base64 import b64encode
@@ -107,7 +108,9 @@ class Normalizer:
             # JSON that is too deep for the parser is not the same as invalid JSON.
             if "depth" in error.msg or "recursion" in error.msg.lower():
                 return self.dead_letter(delivery, "nesting_too_deep", _TooDeepError.detail)
-            return self.dead_letter(delivery, "invalid_json", str(error))
+            detail = f"the body is not JSON: error in line {error.lineno}, column {error.colno}"
+            is_empty = not delivery.body.removeprefix(codecs.BOM_UTF8).strip()
+            return self.dead_letter(delivery, "invalid_json", "the body is empty" if is_empty else detail)
         except _TooDeepError as error:
             return self.dead_letter(delivery, "nesting_too_deep", error.detail)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not block every event behind this one

@@ -1,7 +1,8 @@
-"""References between the contract's files: `dereference` replaces them, `bundle` makes them local to one file.
+"""Forms of the contract's schemas: `dereference` replaces references, `bundle` makes them local to one file.
 
-Pure functions of the files' parsed contents. Only two forms of `$ref` exist in the contract, `common.json#/$defs/…`
-and, inside that file, `#/$defs/…`; a reference to anything else, or to itself, is a `ContractError`.
+`for_consumers` opens a schema, and `bundle_union` joins the schemas of all event types. Pure functions of the files'
+parsed contents. Only two forms of `$ref` exist in the contract, `common.json#/$defs/…` and, inside that file,
+`#/$defs/…`; a reference to anything else, or to itself, is a `ContractError`.
 """
 
 from __future__ import annotations
@@ -83,6 +84,27 @@ def _target(name: str, schema: dict[str, Any], files: Files) -> Any:
         if name in owner.get("$defs", {}):
             return owner["$defs"][name]
     raise ContractError(f"{COMMON} has no definition {name}")
+
+
+def for_consumers(schema: Any) -> Any:
+    """Return a schema as consumers and code generators need it: open, and decided by the `enum` of `type`.
+
+    Objects accept properties that are added later. A constant is an `enum` of one value, which every generator knows;
+    it has no title, because generators name types by titles, and all event types share this one.
+    """
+    if isinstance(schema, list):
+        return [for_consumers(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    form = {
+        name: value if name == "examples" else for_consumers(value)
+        for name, value in schema.items()
+        if not (name == "additionalProperties" and value is False)
+    }
+    if "const" in form:
+        form["enum"] = [form.pop("const")]
+        del form["title"]
+    return form
 
 
 def bundle_union(bundles: Mapping[str, dict[str, Any]]) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import yaml
 
+from bridge.contract.converters import MAX_KEY_CHARS
+
 if TYPE_CHECKING:
     from bridge.contract.schemas import Contract, Topic
 
@@ -46,11 +48,19 @@ _HEADERS: dict[str, Any] = {
             pattern="^[0-9a-f]{32}$",
         ),
         "ce_source": _text_header(
-            "`//gumlet.com/webhooks/` and the source in the webhook's URL.", format="uri-reference"
+            "`//gumlet.com/webhooks/` and the source in the webhook's URL (`default`: it has none), percent-encoded.",
+            format="uri-reference",
         ),
         "ce_type": _text_header("`com.gumlet.` and the event type."),
-        "ce_subject": _text_header("The record's key. Absent from a record without a key."),
-        "ce_time": _text_header("When the bridge received the event: also the record's timestamp.", format="date-time"),
+        "ce_subject": _text_header(
+            "The record's key. Absent from a record without a key, and where the key holds a control character or a "
+            "noncharacter, which no CloudEvents attribute may hold.",
+            maxLength=MAX_KEY_CHARS,
+        ),
+        "ce_time": _text_header(
+            "When the bridge received the event, in UTC with milliseconds and `Z`: also the record's timestamp.",
+            format="date-time",
+        ),
         "ce_dataschema": _text_header(
             "The schema and its version: `urn:gumlet-kafka-bridge:<event type>:<version>`.", format="uri"
         ),
@@ -61,6 +71,13 @@ _HEADERS: dict[str, Any] = {
             examples=["reconciliation"],
         ),
         "content-type": {"type": "string", "const": "application/json"},
+        "traceparent": _text_header(
+            "W3C trace context of the request that delivered the event. Only if the bridge traces (OpenTelemetry)."
+        ),
+        "__value_schema_id": {
+            "description": "Only in the wire format `header`: 17 bytes, not UTF-8 text. The first is 1, the others are "
+            "the schema's GUID in the registry."
+        },
     },
 }
 
@@ -141,7 +158,11 @@ def _operation(topic: Topic) -> dict[str, Any]:
 
 
 def _message(topic: Topic) -> dict[str, Any]:
-    key = {"type": "string", "description": topic.schema["x-topic"].get("key_description", "")}
+    key = {
+        "type": "string",
+        "maxLength": MAX_KEY_CHARS,
+        "description": topic.schema["x-topic"].get("key_description", ""),
+    }
     folder = topic.path.parent / "examples" / topic.event_type
     examples = [
         {"name": path.name.removesuffix(".out.json"), "payload": orjson.loads(path.read_bytes())}

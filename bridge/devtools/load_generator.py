@@ -76,6 +76,7 @@ class LoadReport:
         self.failed = 0
         self.given_up = 0
         self.duplicates = 0
+        self.distinct_ids = 0
         self.latencies = array("d")
         self.max_gap_seconds = 0.0
         self.began = self.ended = self._last = perf_counter()
@@ -116,6 +117,7 @@ class LoadReport:
             "connection_errors": self.failed,
             "given_up": self.given_up,
             "duplicates": self.duplicates,
+            "distinct_ids": self.distinct_ids,
             "unfinished": profile.count - self.acknowledged - self.given_up,
             "seconds": round(seconds, 3),
             "acknowledged_per_second": round(self.acknowledged / seconds, 1) if seconds else 0.0,
@@ -166,9 +168,14 @@ class LoadGenerator:
     async def _work(self, session: aiohttp.ClientSession) -> None:
         for asset_id, events in self._assets:  # shared: each worker takes the next asset
             repeat = Random(f"{self._profile.seed}/{asset_id}")  # noqa: S311 - reproducible on purpose
+            acknowledged = set()  # no other asset has an equal body, so these are the ids
             for sequence, (event_type, document) in enumerate(events):
                 body = orjson.dumps(document)
-                if await self._deliver(session, body) and self._ack_log:
+                is_acknowledged = await self._deliver(session, body)
+                if is_acknowledged and body not in acknowledged:
+                    acknowledged.add(body)
+                    self._report.distinct_ids += 1
+                if is_acknowledged and self._ack_log:
                     event_id = content_id(self._profile.source, canonical(document))
                     line = {"id": event_id, "type": event_type, "asset_id": asset_id, "sequence": sequence}
                     self._ack_log.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))

@@ -32,6 +32,8 @@ TOPIC_RESOURCE = 2
 """Kafka's ConfigResource type TOPIC."""
 READ_SECONDS = 15.0
 """Time limit for reading the topics or their configuration."""
+MIN_BODY_BYTES = 65_536
+"""Smallest limit for bodies that is worth advising: Gumlet's deliveries are smaller."""
 RECORD_OVERHEAD_BYTES = 4096
 """Maximum size of a dead letter's fields and headers without the body."""
 _SET_ON_THE_TOPIC = 1  # Kafka's ConfigSource DYNAMIC_TOPIC_CONFIG: the entry is the topic's own, not a default
@@ -178,9 +180,9 @@ def _config_differences(desired: DesiredTopic, actual: Mapping[str, str]) -> Ite
             yield TopicDifference("config", desired.name, entry, value, has, fix, blocking=compacts)
     limit = TopicLimits.of(actual).max_message_bytes
     if limit < desired.record_bytes and _MAX_BYTES not in desired.config:
-        fix += (
-            f" sets it on the topic; or lower BRIDGE_MAX_BODY_BYTES to {max(0, limit - RECORD_OVERHEAD_BYTES) * 3 // 4}"
-        )
+        fix += " sets it on the topic"
+        if (largest_body := (limit - RECORD_OVERHEAD_BYTES) * 3 // 4) >= MIN_BODY_BYTES:
+            fix += f"; or lower BRIDGE_MAX_BODY_BYTES to {largest_body}"
         yield TopicDifference("config", desired.name, _MAX_BYTES, str(desired.record_bytes), str(limit), fix)
 
 

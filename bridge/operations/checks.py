@@ -21,21 +21,29 @@ from bridge.kafka.connection import kafka_client
 from bridge.kafka.metadata import topic_state
 from bridge.kafka.schema_registry import registry, subject_name
 from bridge.kafka.topics import READ_SECONDS, diff_topics
-from bridge.operations.journal_reader import open_reader
+from bridge.operations.journal_reader import has_journal, open_reader
 from bridge.operations.topic_reader import translate_kafka_errors
+from bridge.telemetry.token_status import NEXT_STEP_EXPIRING, expiry_warning
+from bridge.telemetry.units import format_bytes, free_space_fault, join_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bridge.config.settings import Settings
     from bridge.contract.schemas import Contract
+    from bridge.kafka.topics import TopicDifference
+    from bridge.operations.journal_reader import JournalReader
 
-EXPIRY_WARNING_SECONDS = 7 * 86400
 STATUS_SECONDS = 3.0
 """Time limit for the running daemon's response."""
 
 Result = Literal["ok", "warning", "failed", "not checked"]
-_ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - addresses to replace, not to listen on
+
+
+_LOOK_AT = {
+    "rejections": "the log lines request_rejected have the sender and the details",
+    "dead_letters": "`gumlet-bridge dead-letter list` shows each with its reason",
+}
 
 
 class Finding(NamedTuple):
@@ -61,24 +69,35 @@ def check_journal(settings: Settings) -> Finding:
         return Finding("journal", "failed", f"{existing} cannot be written", "BRIDGE_JOURNAL_DIR, or its permissions")
     free = shutil.disk_usage(existing).free
     if free < settings.journal.min_free_bytes:
-        detail = f"{directory}: {free >> 20} MiB free on the disk are less than journal.min_free_bytes"
+        detail = free_space_fault(directory, free, settings.journal.min_free_bytes)
         return Finding("journal", "failed", detail, "free disk space, or set BRIDGE_JOURNAL_DIR to another disk")
-    if free < settings.journal.max_bytes:
-        detail = f"{directory}: {free >> 20} MiB free are less than journal.max_bytes"
-        return Finding("journal", "warning", detail, "use a larger disk, or lower BRIDGE_JOURNAL_MAX_BYTES")
-    pending = ""
-    if directory.exists() and any(directory.iterdir()):
-        try:
+    pending = 0
+    try:
+        if has_journal(directory):
             with open_reader(directory) as reader:
-                pending = f", {reader.count()} deliveries pending"
-                quarantined = reader.quarantined()
-        except BridgeError as error:
-            return failure("journal", error)
-        if quarantined:
-            detail = f"{len(quarantined)} files of damaged bytes in {quarantined[-1].parent}"
-            fix = "check the disk; run `gumlet-bridge journal verify`; then move the files away"
-            return Finding("journal", "warning", detail, fix)
-    return Finding("journal", "ok", f"{directory}: {free >> 20} MiB free{pending}")
+                pending = sum(1 for _ in reader.entries())
+                damage = _damage(reader)
+            if damage is not None:
+                return damage
+    except BridgeError as error:
+        return failure("journal", error)
+    if free < settings.journal.max_bytes:
+        detail = f"{directory}: {format_bytes(free)} free, less than BRIDGE_JOURNAL_MAX_BYTES"
+        return Finding("journal", "warning", detail, "use a larger disk, or lower BRIDGE_JOURNAL_MAX_BYTES")
+    return Finding("journal", "ok", f"{directory}: {format_bytes(free)} free, deliveries pending: {pending}")
+
+
+def _damage(reader: JournalReader) -> Finding | None:
+    """Return the damage in the journal that was read, or in its quarantine."""
+    if reader.problems:
+        lost = sum(problem.lost for problem in reader.problems)
+        counts = f"damaged places: {len(reader.problems)}; deliveries lost: {lost}"
+        fix = "`gumlet-bridge journal verify` names each place; check the disk; `gumlet-bridge reconcile`"
+        return Finding("journal", "failed", f"{counts}; the first: {reader.problems[0]}", fix)
+    if quarantined := reader.quarantined():
+        detail = f"files of damaged bytes in {quarantined[-1].parent}: {len(quarantined)}"
+        return Finding("journal", "warning", detail, "check the disk; then move the files away")
+    return None
 
 
 def check_tokens(settings: Settings) -> list[Finding]:
@@ -89,13 +108,11 @@ def check_tokens(settings: Settings) -> list[Finding]:
         return [failure("tokens", error)]
     if tokens.authentication_disabled:
         return [Finding("tokens", "warning", "authentication is disabled", "BRIDGE_TOKENS or BRIDGE_TOKENS_FILE")]
-    findings = []
-    for status in tokens.statuses():
-        seconds = (status.expires or float("inf")) - time.time()
-        if seconds < EXPIRY_WARNING_SECONDS:
-            state = "has expired" if seconds <= 0 else f"expires in {seconds / 86400:.1f} days"
-            fix = "add a new token, set it in Gumlet (`gumlet-bridge webhooks update ID --token`), remove the old one"
-            findings.append(Finding(f"tokens {status.name}", "warning", f"token {status.name!r} {state}", fix))
+    findings = [
+        Finding(f"tokens {status.name}", "warning", warning, NEXT_STEP_EXPIRING)
+        for status in tokens.statuses()
+        if (warning := expiry_warning(status, time.time())) is not None
+    ]
     return findings or [Finding("tokens", "ok", f"{len(tokens.statuses())} valid, none expires within 7 days")]
 
 
@@ -110,15 +127,7 @@ async def check_kafka(settings: Settings, contract: Contract) -> list[Finding]:
     except BridgeError as error:
         return [failure("kafka", error)]
     findings = [Finding("kafka", "ok", f"{settings.kafka.bootstrap_servers} responds")]
-    findings += [
-        Finding(
-            f"topics {found.topic}",
-            "failed" if found.blocking else "warning",
-            f"{found.topic} is blocked: {found.cause}" if found.blocking else f"{found.topic}: {found.cause}",
-            found.fix,
-        )
-        for found in differences
-    ]
+    findings += topic_findings(differences)
     if not differences:
         findings.append(Finding("topics", "ok", f"all {len(names)} match the contract"))
     unknown = [name for name, state in states.items() if state.writable is None and state.status == "available"]
@@ -131,6 +140,22 @@ async def check_kafka(settings: Settings, contract: Contract) -> list[Finding]:
         if state.status == "no_leader" and state.partitions:  # without partitions it is a difference already
             cause, fix = split_fix(state.detail)
             findings.append(Finding(f"topics {name}", "failed", f"{name} is blocked: {cause}", fix))
+    return findings
+
+
+def topic_findings(differences: Sequence[TopicDifference]) -> list[Finding]:
+    """Return one finding for all topics that differ in the same way, in the words of the health model."""
+    groups: dict[tuple[bool, str, str], list[str]] = {}
+    for found in differences:
+        groups.setdefault((found.blocking, found.cause, found.fix), []).append(found.topic)
+    findings = []
+    for (blocking, cause, fix), topics in groups.items():
+        several = len(topics) > 1
+        subject = f"{len(topics)} topics" if several else topics[0]
+        verb = f" {'are' if several else 'is'} blocked" if blocking else ""
+        names = f" ({join_names(sorted(topics))})" if several else ""
+        check = f"topics {subject}" if not several else subject
+        findings.append(Finding(check, "failed" if blocking else "warning", f"{subject}{verb}: {cause}{names}", fix))
     return findings
 
 
@@ -163,15 +188,16 @@ async def check_daemon(settings: Settings, found: Sequence[Finding]) -> list[Fin
 
     A problem that is in `found` already, in the same words, is not repeated.
     """
-    host, port = settings.admin_address
-    host = _ANY_ADDRESS.get(host, host)
-    url = f"http://[{host}]:{port}/status" if ":" in host else f"http://{host}:{port}/status"
+    url = f"{settings.admin_url}/status"
     try:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=STATUS_SECONDS)) as session:
             async with session.get(url) as response:
                 response.raise_for_status()
                 status = await response.json()
             return _daemon_findings(status, found)
+    except aiohttp.ClientConnectorError as error:
+        reason = f"no daemon responds at {url}: {os.strerror(error.os_error.errno or 0)}"
+        return [Finding("daemon", "not checked", reason, "start the daemon, or set BRIDGE_ADMIN_LISTEN to its address")]
     except (aiohttp.ClientError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         detail = f"no daemon responds at {url} ({describe_error(error)}): its state could not be read"
         return [Finding("daemon", "not checked", detail, "start the daemon, or set BRIDGE_ADMIN_LISTEN to its address")]
@@ -185,6 +211,7 @@ def _daemon_findings(status: dict[str, Any], found: Sequence[Finding]) -> list[F
         for each in status["health"]
         if each["state"] in results and not any(each["cause"] in other.detail for other in found)
     ]
+    known = sum(each["state"] in results for each in status["health"]) - len(findings)
     if parked := {topic: count for topic, count in status["journal"]["parked"].items() if count}:
         detail = "parked deliveries: " + ", ".join(f"{count} for {topic}" for topic, count in parked.items())
         fix = "fix the topics; the deliveries are then published in order"
@@ -192,7 +219,10 @@ def _daemon_findings(status: dict[str, Any], found: Sequence[Finding]) -> list[F
     for kind in ("rejections", "dead_letters"):
         if counts := {reason: count for reason, count in dict(status["last_hour"][kind]).items() if count}:
             detail = f"{kind.replace('_', ' ')} of the last hour: " + ", ".join(f"{n} {r}" for r, n in counts.items())
-            findings.append(Finding(f"daemon {kind}", "warning", detail, "see the log, and the page of the admin port"))
+            findings.append(Finding(f"daemon {kind}", "warning", detail, _LOOK_AT[kind]))
     if not findings:
-        findings.append(Finding("daemon", "ok", f"version {status['version']}, ready: {status['ready']}, no problem"))
+        problems = f"it reports the problems above: {known}" if known else "no problem"
+        result: Result = "warning" if known else "ok"
+        detail = f"version {status['version']}, {'ready' if status['ready'] else 'not ready'}, {problems}"
+        findings.append(Finding("daemon", result, detail, "follow their fixes" if known else ""))
     return findings

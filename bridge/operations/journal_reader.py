@@ -146,10 +146,18 @@ class JournalReader:
         }
 
 
+def has_journal(directory: Path) -> bool:
+    """Return whether a directory has a journal: a daemon creates it with the first delivery.
+
+    Raises UnsupportedJournalVersion for one of another version.
+    """
+    refuse_legacy(directory)
+    return bool(segment_paths(Files(), directory)) or (directory / DIRECTORY_NAME).is_dir()
+
+
 def check_journal(directory: Path) -> None:
     """Raise BridgeError when a directory has no journal, or one of another version."""
-    refuse_legacy(directory)
-    if not segment_paths(Files(), directory) and not (directory / DIRECTORY_NAME).is_dir():
+    if not has_journal(directory):
         raise BridgeError(
             f"there is no journal in {directory}. Fix: --dir, or BRIDGE_JOURNAL_DIR: the directory of a daemon."
         )

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 TYPE_PREFIX = "com.gumlet."
 MAX_SUMMARY_CHARS = 100
-MAX_BEGINNING_CHARS = 40
 
 
 def record_to_dict(record: ConsumerRecord) -> dict[str, Any]:
@@ -49,7 +48,7 @@ def summarize(event: Any) -> str:
     if not isinstance(event, dict):
         return str(event)[:MAX_SUMMARY_CHARS]
     if "reason" in event and "received_at" in event:
-        return describe_dead_letter(event, _decode_base64(event.get("body_base64")))
+        return describe_dead_letter(event)
     if "event" in event:
         return orjson.dumps(event["event"]).decode()[:MAX_SUMMARY_CHARS]
     progress = event.get("progress_percent")
@@ -59,32 +58,10 @@ def summarize(event: Any) -> str:
     return "  ".join(str(part) for part in parts if part)
 
 
-def describe_dead_letter(letter: dict[str, Any], body: bytes) -> str:
-    """Return a dead letter's reason, place and detail; a detail that only repeats the reason is left out."""
-    reason, detail = str(letter["reason"]), str(letter.get("detail") or "")
+def describe_dead_letter(letter: dict[str, Any]) -> str:
+    """Return a dead letter's reason, place and detail."""
     place = f" at {letter['pointer']}" if letter.get("pointer") else ""
-    if reason == "invalid_json":
-        # Only shown here: the detail of the record is logged too, and logs hold no part of a body.
-        start = body.decode(errors="replace")
-        detail = f"the body is not JSON: it begins with {_shorten(start)!r}" if start.strip() else "the body is empty"
-    if _words(detail) <= _words(reason.replace("_", " ")):
-        return f"{reason}{place}"
-    return f"{reason}{place}: {detail}"
-
-
-def _decode_base64(text: Any) -> bytes:
-    try:
-        return b64decode(text)
-    except (TypeError, ValueError):
-        return b""
-
-
-def _shorten(text: str) -> str:
-    return text if len(text) <= MAX_BEGINNING_CHARS else f"{text[:MAX_BEGINNING_CHARS]}…"
-
-
-def _words(text: str) -> set[str]:
-    return {word.strip(".,:").lower() for word in text.split()} - {"the", "is", "a", "an"}
+    return ": ".join(filter(None, (f"{letter['reason']}{place}", letter.get("detail"))))
 
 
 class DeadLetter(NamedTuple):

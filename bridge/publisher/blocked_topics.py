@@ -5,14 +5,15 @@ Input: topics that were found blocked. Output: each topic is unblocked when its 
 Invariants: while a topic is blocked all its events are parked, behind those parked before; the parked are sent from
 the oldest on, by a producer of their own; a topic is unblocked only when nothing of it is parked or about to be, so
 nothing overtakes. No topic waits for another one: a parked event that becomes an event of another blocked topic (a
-dead letter) is parked there. Each retry waits (about 1 to 10 s) and writes one log line when it fails.
+dead letter) is parked there. Each retry waits (about 1 to 10 s). A topic is logged when it is blocked, when the cause
+changes and when it is unblocked; meanwhile one line each minute has the number of the topics that are still blocked.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
@@ -33,6 +34,8 @@ PARKED_RETRY_BATCH = 500
 PARKED_RETRY_FIRST_ATTEMPT = 3
 """The first pause is that of this attempt, about a second: each attempt costs a producer."""
 HINT = "the topic's events are parked until then, then published in order; other topics are unaffected"
+STILL_BLOCKED_SECONDS = 60.0
+"""Time between two log lines about topics that are still blocked for the same cause."""
 PROVISION_SECONDS = 60.0
 """Time limit for one attempt to create or verify the topics."""
 
@@ -61,7 +64,9 @@ class BlockedTopics:
         self._health = health
         # For each blocked topic the number of its events that are about to be parked.
         self._parking: Counter[str] = Counter()
-        self._blocked: set[str] = set()
+        # The cause for each blocked topic.
+        self._blocked: dict[str, str] = {}
+        self._next_reminder = 0.0
         self._tasks: asyncio.TaskGroup | None = None
         self._retries: set[asyncio.Task[None]] = set()
 
@@ -91,8 +96,7 @@ class BlockedTopics:
         """Park the events of a topic from now on, and retry it."""
         if topic in self._blocked or self._tasks is None:
             return
-        self._blocked.add(topic)
-        self._report(topic, detail, "topic_blocked")
+        self._report(topic, detail)
         task = self._tasks.create_task(self._retry_parked(topic), name=f"retry {topic}")
         self._retries.add(task)
         task.add_done_callback(self._retries.discard)
@@ -104,7 +108,7 @@ class BlockedTopics:
         """
         if not self._blocked:
             return list(events), []
-        blocked = self._blocked - {keep}
+        blocked = self._blocked.keys() - {keep}
         parking = [outgoing for outgoing in events if outgoing.event.topic in blocked]
         self._parking.update(outgoing.event.topic for outgoing in parking)
         return [outgoing for outgoing in events if outgoing.event.topic not in blocked], parking
@@ -113,11 +117,20 @@ class BlockedTopics:
         """Count events that are parked now."""
         self._parking.subtract(outgoing.event.topic for outgoing in events)
 
-    def _report(self, topic: str, detail: str, log_event: str = "topic_still_blocked") -> None:
+    def _report(self, topic: str, detail: str) -> None:
         cause, fix = split_fix(detail)
         fix = fix or "`gumlet-bridge topics check`"
-        level = logging.ERROR if log_event == "topic_blocked" else logging.WARNING
-        _log.log(level, log_event, topic=topic, detail=cause, fix=fix, hint=HINT)
+        now = time.monotonic()
+        if topic not in self._blocked:
+            _log.error("topic_blocked", topic=topic, detail=cause, fix=fix, hint=HINT)
+            self._next_reminder = now + STILL_BLOCKED_SECONDS
+        elif self._blocked[topic] != cause:
+            _log.warning("topic_still_blocked", topic=topic, detail=cause, fix=fix, hint=HINT)
+        elif now >= self._next_reminder:
+            blocked = {"topics": len(self._blocked), "topic": topic}
+            _log.warning("topics_still_blocked", **blocked, detail=cause, fix=fix, hint="/status has all of them")
+            self._next_reminder = now + STILL_BLOCKED_SECONDS
+        self._blocked[topic] = cause
         self._health.report(f"topic {topic}", "failing", f"{topic} is blocked: {cause}", f"{fix}; {HINT}")
 
     async def _retry_parked(self, topic: str) -> None:
@@ -139,7 +152,7 @@ class BlockedTopics:
                     attempt = PARKED_RETRY_FIRST_ATTEMPT
                 # No await between this condition and the removal: an event about to be parked would be overtaken.
                 if not parked and not self._parking[topic]:
-                    self._blocked.remove(topic)
+                    del self._blocked[topic]
                     _log.info("topic_unblocked", topic=topic)
                     self._health.clear(f"topic {topic}")
                     return

@@ -96,6 +96,8 @@ class BatchLimits:
                 blocked.setdefault(topic, error or "")
                 continue
             concern, detail = classify(error), describe_error(error)
+            if error_number(error) in TOO_LARGE:
+                detail = f"about {queue.batch_bytes} bytes are more than the topic's max.message.bytes"
             if concern == "topic" or self._unknown_errors[topic] >= UNKNOWN_ERRORS:
                 blocked.setdefault(topic, detail)
                 continue

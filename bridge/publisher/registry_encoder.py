@@ -58,15 +58,18 @@ class RegistryEncoder:
     async def prepare(self) -> None:
         """Request all schema ids, the first time; retry while the registry is unreachable.
 
-        Raises RegistryIncompatible when the registry cannot give what the wire format needs.
+        Raises RegistryIncompatible when its first response shows that it can never give what the wire format needs.
+        After an outage such a response is retried: it may be a proxy's, and ending the daemon would reject deliveries.
         """
-        attempt = 0
+        attempt, logged = 0, ""
         while not self._resolved:
             try:
                 await self.resolve_all()
-            except RegistryError as error:
+            except (RegistryError, RegistryIncompatible) as error:
+                if attempt == 0 and isinstance(error, RegistryIncompatible):
+                    raise
                 cause, fix = split_fix(str(error))
-                if attempt == 0:
+                if logged != (logged := cause):
                     _log.warning("schema_registry_unreachable", detail=cause, fix=fix, hint="retrying; events are kept")
                 self._failing = True
                 self._health.report("registry", "failing", cause, f"{fix}; the bridge retries")

@@ -43,6 +43,7 @@ GROUP_BYTES = 1024 * 1024
 DELIVERY_OVERHEAD_BYTES = 64
 """Counted for each delivery in addition to its body, so that empty bodies are bounded too."""
 
+WRITE_FAILED_HINT = "check the disk and who removes files there; `gumlet-bridge journal verify` names what is lost"
 _log = structlog.stdlib.get_logger()
 
 
@@ -212,14 +213,14 @@ class GroupCommit:
         try:
             await self._writer.run(job)
         except OSError as error:
-            _log.error("journal_write_failed", detail=str(error), parked=True)
+            _log.error("journal_write_failed", detail=str(error), parked=True, hint=WRITE_FAILED_HINT)
             self._count_abandoned()
             return False
         return True
 
     def _note_failure(self, error: OSError) -> None:
         if self.failure is None:
-            _log.error("journal_write_failed", detail=str(error))
+            _log.error("journal_write_failed", detail=str(error), hint=WRITE_FAILED_HINT)
         self.failure = error
         self._count_abandoned()
 

@@ -40,6 +40,7 @@ from bridge.queue.log import MIN_SEGMENT_BYTES, SEGMENT_BYTES, Log
 from bridge.queue.parked import ParkedLogs
 from bridge.queue.segment import Damage
 from bridge.telemetry.metrics import Metrics
+from bridge.telemetry.units import format_bytes, free_space_fault
 
 RETRY_SECONDS = 1.0
 """Pause between attempts to read or to park."""
@@ -156,11 +157,11 @@ class Journal:
         if count >= limits.max_pending or commits.pending_bytes + size > limits.max_pending_bytes:
             return DeliveryRejected("queue_full", f"{count} deliveries wait for the disk")
         if (held := self.size_bytes) + size > self._settings.max_bytes:
-            detail = f"the journal holds {held >> 20} of {self._settings.max_bytes >> 20} MiB (journal.max_bytes)"
-            return DeliveryRejected("journal_full", detail)
+            detail = f"the journal holds {format_bytes(held)} of {format_bytes(self._settings.max_bytes)}"
+            return DeliveryRejected("journal_full", f"{detail} (BRIDGE_JOURNAL_MAX_BYTES)")
         if commits.free_bytes < self._settings.min_free_bytes:
-            detail = f"{commits.free_bytes >> 20} MiB free on the disk are less than journal.min_free_bytes"
-            return DeliveryRejected("disk_full", detail)
+            floor = self._settings.min_free_bytes
+            return DeliveryRejected("disk_full", free_space_fault(self._settings.dir, commits.free_bytes, floor))
         return None
 
     @property
@@ -184,8 +185,8 @@ class Journal:
         if self._unsettled or self._tail:
             received.append((self._unsettled or self._tail)[0].received_ms)
         elif self._position < self._last:
-            received.append(self._main_log.state.oldest_ms)
-        return min(received, default=None)
+            received.append(self._main_log.oldest_ms)
+        return min(filter(None, received), default=None)
 
     @property
     def has_pending_acks(self) -> bool:
@@ -256,7 +257,7 @@ class Journal:
         elif self._position == self._last:
             state = State(self._last, self._total)
         else:
-            oldest_ms = self._tail[0].received_ms if self._tail else self._main_log.state.oldest_ms
+            oldest_ms = self._tail[0].received_ms if self._tail else self._main_log.oldest_ms
             state = State(self._position, self._read_total, oldest_ms)
         self._main_log.settle(state)
         self._commits.schedule_checkpoint()

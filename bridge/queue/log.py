@@ -92,6 +92,11 @@ class Log:
         """Return a reader of the deliveries behind a sequence number; its damage is quarantined and reported."""
         return LogReader(self._directory, self._segments, self._on_damage, after=after, files=self._files)
 
+    @property
+    def oldest_ms(self) -> int:
+        """Receipt of the oldest pending delivery, or a little earlier; 0 when it is unknown."""
+        return self._oldest_ms if self._recorded == self.state else self.state.oldest_ms or self._oldest_ms
+
     def free_bytes(self) -> int:
         """Return the free space of the log's disk."""
         return self._files.free_bytes(self._directory)
@@ -158,7 +163,7 @@ class Log:
             self._abandon()
             raise
         self._offset += size
-        self._recorded, self._oldest_ms, self._checkpointed = state, oldest_ms, not count
+        self._oldest_ms, self._recorded, self._checkpointed = oldest_ms, state, not count
         self._delete_settled(state.settled)
 
     def _abandon(self) -> None:

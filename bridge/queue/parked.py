@@ -55,7 +55,7 @@ class ParkedTopic:
         """Receipt of the oldest parked delivery, or a little earlier; 0 without one."""
         if not self.count:
             return 0
-        return self._read[0][0].delivery.received_ms if self._read else self.log.state.oldest_ms
+        return self._read[0][0].delivery.received_ms if self._read else self.log.oldest_ms
 
     def read(self, limit: int, *, skip_unreadable: bool = True) -> list[Parked]:
         """Return the oldest parked deliveries, at most `limit`. Raises OSError."""

@@ -187,9 +187,11 @@ class Metrics:
         )
         self.registry.register(ReadingCollector(CounterMetricFamily, reading, counts))
 
-    def journal_faults(self) -> tuple[float, float]:
-        """Return the corrupted places and the lost deliveries that the journal has counted."""
-        return _samples(self.journal_damaged)[""], _samples(self.journal_missing)[""]
+    def journal_faults(self) -> tuple[int, int, int]:
+        """Return the corrupted places, lost deliveries and abandoned segments that the journal has counted."""
+        counters = (self.journal_damaged, self.journal_missing, self._abandoned_segments)
+        corruptions, lost, abandoned = (int(_samples(counter)[""]) for counter in counters)
+        return corruptions, lost, abandoned
 
     def totals(self) -> Totals:
         """Return the running totals that the page and the health checks use."""

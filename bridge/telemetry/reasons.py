@@ -46,7 +46,7 @@ NEXT_STEPS = {
     "kafka_unreachable": "check the brokers and BRIDGE_KAFKA_…; with BRIDGE_ACK=kafka nothing is accepted meanwhile",
     "kafka_ack_timeout": "Kafka confirms too slowly: check the brokers; raise BRIDGE_ACK_TIMEOUT_SECONDS",
     "topic_unavailable": "gumlet-bridge topics check",
-    "invalid_token": "compare the token in Gumlet's dashboard with BRIDGE_TOKENS_FILE: gumlet-bridge doctor",
+    "invalid_token": "compare the token in Gumlet's dashboard with BRIDGE_TOKENS_FILE; a stranger's need no action",
     "body_too_large": "raise BRIDGE_MAX_BODY_BYTES if these are Gumlet's deliveries",
     "body_timeout": "check the network and proxies in front of the bridge; BRIDGE_REQUEST_TIMEOUT_SECONDS",
     "unsupported_encoding": "configure the proxy in front of the bridge not to compress request bodies",
@@ -55,6 +55,9 @@ NEXT_STEPS = {
     "too_many_connections_per_address": "raise BRIDGE_MAX_CONNECTIONS_PER_ADDRESS behind a proxy",
 }
 """What to do about a rejection that may have hit Gumlet's deliveries; other reasons are strangers' mistakes."""
+
+UNTIL_CAPACITY = frozenset({"queue_full", "journal_full", "disk_full", "journal_unavailable", "kafka_unreachable"})
+"""Reasons that end as soon as deliveries are accepted again."""
 
 DEAD_LETTERS = frozenset(
     {

@@ -8,9 +8,13 @@ from typing import NamedTuple
 
 from bridge.telemetry.collectors import Labels, Reading
 from bridge.telemetry.metrics import Metrics
+from bridge.telemetry.units import format_span
 
 ALL_EXPIRED = "every token has expired: deliveries get 401"
-NEXT_STEP_EXPIRED = "add a token to BRIDGE_TOKENS_FILE and set it in Gumlet's dashboard; no restart is needed"
+NEXT_STEP_EXPIRED = "add a token to BRIDGE_TOKENS_FILE and set it in Gumlet's dashboard"
+
+NEXT_STEP_EXPIRING = "add the next token to BRIDGE_TOKENS_FILE, set it in Gumlet's dashboard, then remove the old line"
+EXPIRY_WARNING_SECONDS = 7 * 86400
 
 
 class TokenStatus(NamedTuple):
@@ -23,6 +27,14 @@ class TokenStatus(NamedTuple):
     def is_valid(self, now: float) -> bool:
         """Return whether the token is accepted at `now`."""
         return self.expires is None or now < self.expires
+
+
+def expiry_warning(token: TokenStatus, now: float) -> str | None:
+    """Return that a token has expired or expires within seven days."""
+    seconds = float("inf") if token.expires is None else token.expires - now
+    if seconds >= EXPIRY_WARNING_SECONDS:
+        return None
+    return f"the token {token.name} {'has expired' if seconds <= 0 else f'expires in {format_span(seconds)}'}"
 
 
 def register_tokens(metrics: Metrics, statuses: Callable[[], Iterable[TokenStatus]]) -> None:

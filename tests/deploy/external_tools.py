@@ -61,6 +61,7 @@ def build(name: str) -> str:
     package, version = GO_TOOLS[name]
     path = TOOLS / f"{name}-{version}"
     if not path.exists():
+        print(f"building {name} {version} (once)", flush=True)
         with tempfile.TemporaryDirectory() as directory:
             # As a dependency of nothing: `go install` refuses a module whose go.mod excludes or replaces others.
             for step in (["mod", "init", "tools"], ["get", f"{package}@{version}"], ["build", "-o", path, package]):
@@ -71,7 +72,7 @@ def build(name: str) -> str:
 def go(*arguments: str | Path, cwd: Path, **environment: str) -> str:
     """Run Go and return its output; raise ToolUnavailableError with its last line when it fails."""
     if shutil.which("go") is None:
-        raise ToolUnavailableError("there is no Go on this machine")
+        raise ToolUnavailableError("Go is not installed")
     command = ["go", *map(str, arguments)]
     done = subprocess.run(
         command,

@@ -94,10 +94,14 @@ RIGHTS = {
     "bridge": ("Write", "DescribeConfigs"),
     "bridge-operator": ("Read", "Write", "DescribeConfigs"),
     "bridge-topics": ("Create", "Alter", "AlterConfigs"),
+    "bridge-consumer": ("Read",),
 }
 """Each user's operations on the contract's topics: the daemon's with BRIDGE_TOPICS_PROVISION=verify; the user's of the
 commands that read events (`tail`, `assets`, `dead-letter`, `reconcile`) and publish them again; and the user's of
-`topics apply`. Kafka derives Describe from Read, Write and Alter, and DescribeConfigs from AlterConfigs."""
+`topics apply`; and a consumer's. Kafka derives Describe from Read, Write and Alter, and DescribeConfigs from
+AlterConfigs."""
+GROUPS = {"bridge-consumer": "gumlet-"}
+"""The prefix of the consumer groups that a user may join: that is Read on the group."""
 
 
 def strimzi_topics() -> str:
@@ -120,6 +124,9 @@ def strimzi_users() -> str:
     for name, operations in RIGHTS.items():
         resource = {"type": "topic", "name": "gumlet.", "patternType": "prefix"}
         acls = [{"resource": resource, "operations": list(operations), "host": "*"}]
+        if group := GROUPS.get(name):
+            resource = {"type": "group", "name": group, "patternType": "prefix"}
+            acls.append({"resource": resource, "operations": ["Read"], "host": "*"})
         spec = {"authentication": {"type": "scram-sha-512"}, "authorization": {"type": "simple", "acls": acls}}
         metadata = {"name": name, "labels": {"strimzi.io/cluster": "kafka"}}
         users.append({"apiVersion": "kafka.strimzi.io/v1", "kind": "KafkaUser", "metadata": metadata, "spec": spec})
@@ -131,16 +138,20 @@ def acl_commands() -> str:
     lines = [
         "#!/bin/sh",
         f"# {MADE}",
-        "# Grants the users their rights on the contract's topics, with an administrator's properties file. Usage:",
+        "# Grants the users their rights on the contract's topics and groups, with an administrator's properties file.",
+        "# bridge: the daemon. bridge-operator: commands that read and republish events. bridge-topics: topics apply.",
+        "# bridge-consumer: a consumer whose group's name begins with gumlet-. Usage:",
         "#   BOOTSTRAP=kafka:9092 COMMAND_CONFIG=admin.properties sh kafka-acls.sh",
         "set -eu",
     ]
-    for name, operations in RIGHTS.items():
+    grants = [(name, operations, "--topic gumlet.") for name, operations in RIGHTS.items()]
+    grants += [(name, ("Read",), f"--group {group}") for name, group in GROUPS.items()]
+    for name, operations, resource in grants:
         chosen = " ".join(f"--operation {operation}" for operation in operations)
         lines += [
             'kafka-acls.sh --bootstrap-server "$BOOTSTRAP" --command-config "$COMMAND_CONFIG" --add \\',
             f"  --allow-principal User:{name} {chosen} \\",
-            "  --topic gumlet. --resource-pattern-type prefixed",
+            f"  {resource} --resource-pattern-type prefixed",
         ]
     return "\n".join(lines) + "\n"
 

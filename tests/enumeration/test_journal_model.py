@@ -39,6 +39,7 @@ from tests.support.journal import UnsyncedFiles
 TOPICS = ("gumlet.a", "gumlet.b")
 SMALLEST_BYTES = 1024 * 1024
 EXAMPLES = 150
+MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - a new directory in it is used
 STEPS = 30
 
 
@@ -106,7 +107,7 @@ class JournalMachine(RuleBasedStateMachine):
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(journal_module, "RETRY_SECONDS", 0.001)
         self.runner = asyncio.Runner()
-        self.root = Path(tempfile.mkdtemp())
+        self.root = Path(tempfile.mkdtemp(dir=MEMORY))
         self.files = FaultyFiles()
         self.runs = 0
         self.next_number = 1

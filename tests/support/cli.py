@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -14,21 +15,23 @@ from bridge.contract.schemas import Contract
 from bridge.kafka.provisioning import TopicProvisioner
 from bridge.publisher.sending import BatchProducer, OutgoingEvent
 from bridge.telemetry.metrics import Metrics
-from tests.support.daemon import BRIDGE, environment
+from tests.support import fork_server
+from tests.support.daemon import environment
 
 if TYPE_CHECKING:
     from bridge.config.sections import KafkaSettings
     from bridge.event import Delivery, Event
     from tests.support.brokers import Broker
+SECONDS = 120
 
 
 class CommandResult:
     """A finished command: exit code, JSON lines on standard output, text on standard error."""
 
-    def __init__(self, process: subprocess.CompletedProcess[bytes]) -> None:
-        self.code = process.returncode
-        self.out = process.stdout.decode()
-        self.err = process.stderr.decode()
+    def __init__(self, code: int, out: bytes, err: bytes) -> None:
+        self.code = code
+        self.out = out.decode()
+        self.err = err.decode()
 
     @property
     def lines(self) -> list[dict[str, Any]]:
@@ -37,19 +40,19 @@ class CommandResult:
 
 
 async def bridge(*arguments: str, **settings: object) -> CommandResult:
-    """Run `bridge` with arguments in a process of its own; settings are BRIDGE_ variables in lower case."""
-    command = [*BRIDGE, *arguments]
-    return CommandResult(
-        await asyncio.to_thread(
-            subprocess.run,
-            command,
-            env=environment(**settings),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            check=False,
-            timeout=120,
-        )
-    )
+    """Run `gumlet-bridge` with arguments in a process of its own; settings are BRIDGE_ variables in lower case."""
+    return await asyncio.to_thread(_run, arguments, environment(**settings))
+
+
+def _run(arguments: tuple[str, ...], env: dict[str, str]) -> CommandResult:
+    with tempfile.TemporaryDirectory() as directory:
+        out, err = Path(directory, "out"), Path(directory, "err")
+        forked = fork_server.start(arguments, env, out, err)
+        try:
+            code = forked.wait(SECONDS)
+        finally:
+            forked.kill()
+        return CommandResult(code, out.read_bytes(), err.read_bytes())
 
 
 async def make_topics(_broker: Broker, kafka: KafkaSettings, prefix: str) -> None:

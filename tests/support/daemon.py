@@ -12,15 +12,18 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self, TypeAlias
 from urllib.parse import urlsplit
 
+from tests.support import fork_server
 from tests.support.brokers.apache import free_port
+from tests.support.fork_server import ForkedProcess
 
 TOKEN = "a-token-of-the-tests"
 START_SECONDS = 30.0
 STOP_SECONDS = 60.0
 BRIDGE = (sys.executable, "-m", "bridge")
+Process: TypeAlias = subprocess.Popen[bytes] | ForkedProcess
 
 
 class Answer(NamedTuple):
@@ -50,8 +53,11 @@ class Daemon:
 
     It can be restarted on the same journal and ports. The ports are outside the range of outgoing connections:
     otherwise a client that connects while the daemon is down could be given the port and connect to itself. Settings
-    are BRIDGE_ variables in lower case. With `source_tree` it runs the code of another checkout.
+    are BRIDGE_ variables in lower case. With `source_tree` it runs the code of another checkout. Where
+    `forked` is set, it starts without importing the bridge again.
     """
+
+    forked: ClassVar[bool] = False
 
     def __init__(self, directory: Path, bootstrap_servers: str, prefix: str = "gumlet.", **settings: Any) -> None:
         self.directory = directory
@@ -67,7 +73,7 @@ class Daemon:
             **settings,
         }
         self.wrapper: Sequence[str] = ()  # a command that replaces itself by the daemon: strace -D, prlimit, env
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Process | None = None
         self.source_tree: Path | None = None
         self.public = self.admin = ""
         self._log_from = 0
@@ -79,10 +85,15 @@ class Daemon:
     def __exit__(self, *_: object) -> None:
         self.kill()
 
-    def spawn(self) -> subprocess.Popen[bytes]:
+    def spawn(self) -> Process:
         """Start the process without waiting for it."""
         self._log_from = self.log_file.stat().st_size if self.log_file.exists() else 0
         settings = {name: value for name, value in self.settings.items() if value is not None}
+        if self.forked and not self.wrapper and self.source_tree is None:
+            env = environment(**settings)
+            self.log_file.touch()
+            self.process = fork_server.start(["serve"], env, self.log_file, self.log_file, self.directory)
+            return self.process
         other_tree = {} if self.source_tree is None else {"PYTHONPATH": str(self.source_tree)}
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
@@ -187,13 +198,19 @@ class Load:
         self.acknowledged_file = directory / f"acknowledged-{seed}.jsonl"
         self._report: dict[str, Any] | None = None
         arguments = {"count": count, "seed": seed, "retry-after": 0.2, "concurrency": 32, **options}
-        command = [*BRIDGE, "simulate", "--json", "--url", f"{daemon.public}/webhooks/gumlet"]
+        command = ["simulate", "--json", "--url", f"{daemon.public}/webhooks/gumlet"]
         command += ["--ack-log", str(self.acknowledged_file)]
         for name, value in arguments.items():
             command += [f"--{name}", str(value)]
-        self.process = subprocess.Popen(
-            command, env=environment(tokens=TOKEN), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
+        self._output = directory / f"report-{seed}.json"
+        self.process: Process
+        if Daemon.forked:
+            self.process = fork_server.start(command, environment(tokens=TOKEN), self._output, Path(os.devnull))
+            return
+        with self._output.open("wb") as output:
+            self.process = subprocess.Popen(
+                [*BRIDGE, *command], env=environment(tokens=TOKEN), stdout=output, stderr=subprocess.DEVNULL
+            )
 
     def __enter__(self) -> Self:
         return self
@@ -201,8 +218,6 @@ class Load:
     def __exit__(self, *_: object) -> None:
         self.process.kill()
         self.process.wait()
-        if self.process.stdout is not None:
-            self.process.stdout.close()
 
     def acknowledged_so_far(self) -> int:
         """Return the number of acknowledged deliveries so far."""
@@ -211,9 +226,9 @@ class Load:
     def finish(self, seconds: float = 120.0) -> dict[str, Any]:
         """Wait for the end and return the report."""
         if self._report is None:
-            out, _ = self.process.communicate(timeout=seconds)
-            assert self.process.returncode == 0, out.decode()
-            self._report = dict(json.loads(out))
+            code = self.process.wait(seconds)
+            assert code == 0, self._output.read_text()
+            self._report = dict(json.loads(self._output.read_bytes()))
         return self._report
 
     def acknowledged(self) -> list[dict[str, Any]]:

@@ -96,7 +96,7 @@ function stateOf(status, component) {
 function showEmpty(status, topics) {
   const empty = Object.values(topics).every((n) => n === 0) && status.journal.deliveries === 0;
   at("empty").hidden = !empty;
-  if (!empty || settings === null || at("curl").textContent) return;
+  if (!empty || settings === null) return;
   const scheme = settings.tls_certfile ? "https" : "http";
   const port = settings.listen.slice(settings.listen.lastIndexOf(":") + 1);
   const token = status.tokens === null ? "" : ` -H "x-gumlet-token: $TOKEN"`;
@@ -104,7 +104,8 @@ function showEmpty(status, topics) {
     `-H 'content-type: application/json' -d '{"type": "video.status.ready", "asset_id": "test"}'`;
   const names = (status.tokens ?? []).filter((each) => each.valid).map((each) => each.name);
   at("token-hint").textContent = status.tokens === null ? "No token is needed: authentication is disabled."
-    : `$TOKEN is the token named ${names.join(" or ")} (BRIDGE_TOKENS or BRIDGE_TOKENS_FILE).`;
+    : names.length ? `$TOKEN is the token named ${names.join(" or ")} (BRIDGE_TOKENS or BRIDGE_TOKENS_FILE).`
+      : "No token is valid now: add one to BRIDGE_TOKENS_FILE first.";
 }
 
 at("copy").addEventListener("click", async () => {
@@ -122,12 +123,15 @@ function show(now) {
   set("version", status.version);
   showProblems(status);
   showEmpty(status, now.topics);
-  set("ready", status.ready ? "yes" : `no: ${status.not_ready_reason}`, status.ready ? "good" : "bad");
+  const refusal = status.not_ready_reason ?? (stateOf(status, "tokens") === "failing" ? "no valid token" : null);
+  set("ready", refusal === null ? "yes" : `no: ${refusal}`, refusal === null ? "good" : "bad");
   set("kafka", status.kafka.connected ? "connected" : "not connected", status.kafka.connected ? "good" : "bad");
-  const blocked = status.health.filter((each) => each.component.startsWith("topic "));
-  set("blocked", blocked.length ? count(blocked.length) : "none", blocked.length ? "bad" : "good");
+  // A condition is of one topic ("topic gumlet.…") or of several with the same cause ("30 topics").
+  const blocked = status.health.reduce((sum, { component }) =>
+    sum + (component.startsWith("topic ") ? 1 : Number(/^(\d+) topics$/.exec(component)?.[1] ?? 0)), 0);
+  set("blocked", blocked ? count(blocked) : "none", blocked ? "bad" : "good");
   const registry = stateOf(status, "registry");
-  set("registry", status.registry.url === null ? "not used" : registry === "failing" ? "unreachable"
+  set("registry", status.registry.url === null ? "not used" : registry === "failing" ? "failing"
     : registry === "ok" ? "connected" : "configured", registry === "failing" ? "bad" : "");
   set("drift", status.drift ? `${count(status.drift)} unknown` : "none", status.drift ? "warn" : "");
   set("pending", count(journal.deliveries));

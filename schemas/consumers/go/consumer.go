@@ -6,10 +6,12 @@
 //
 // Arguments: Kafka's addresses, the file, the prefix of the topics (default gumlet.), all of which must exist.
 //
-//   - Duplicates: ce_source and ce_id are stored in the transaction of their effect, for 8 days. A duplicate, after a
+//   - Duplicates: ce_source and ce_id are stored in the transaction of their effect, for 31 days. A duplicate, after a
 //     crash, a rebalance or a second delivery, finds its id in the database and has no effect.
-//   - Order: a state only moves forward by its rank; with the same rank the later receipt (ce_time) wins; a deletion is
+//   - Order: a state only moves forward by its rank; with the same rank the later receipt (ce_time) wins, with the same
+//     time the type that is later in the alphabet, with the same type the record that is read later. A deletion is
 //     final.
+//   - An event replaces the record of its asset: it has everything that Gumlet knew when it sent the event.
 //   - Offsets are committed after the transaction, and no rebalance starts before.
 //   - Unknown properties and types are ignored. Tombstones and records that are not events of the bridge are skipped.
 //   - A new database is a new consumer group, which reads the topics from their beginning.
@@ -55,10 +57,11 @@ CREATE TABLE IF NOT EXISTS consumer_group (one INTEGER PRIMARY KEY CHECK (one = 
 	upsert = `
 INSERT INTO asset VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET type = excluded.type, rank = excluded.rank,
   received_at = excluded.received_at, playback_url = excluded.playback_url, record = excluded.record
-  WHERE (excluded.rank, excluded.received_at) >= (asset.rank, asset.received_at)`
-	batch           = 500
-	duplicateWindow = 8 * 24 * time.Hour // the retention of the topics, and the day for which Gumlet retries
-	prefixBytes     = 5                  // wire format confluent: a zero byte, and the id of the schema
+  WHERE (excluded.rank, excluded.received_at, excluded.type) >= (asset.rank, asset.received_at, asset.type)`
+	batch = 500
+	// How long ids are remembered: the retention of dead-letter, from which operators publish again, and a day.
+	duplicateWindow = 31 * 24 * time.Hour
+	prefixBytes     = 5 // wire format confluent: a zero byte, and the id of the schema
 )
 
 func main() {

@@ -15,9 +15,12 @@ that could not become an event, `handled` the ids of handled records, `consumer_
 How it follows the rules of the schema reference:
 
 - Duplicates: `ce_source` and `ce_id` are stored in the transaction of their effect. A duplicate, after a crash, a
-  rebalance or a second delivery, finds its id in the database and has no effect. Ids are deleted after 8 days.
+  rebalance or a second delivery, finds its id in the database and has no effect. Ids are deleted 31 days after
+  they were handled, because dead letters are kept for 30 days.
 - Order: topics have no order among each other, and an older event can arrive late. A state therefore only moves forward
-  by its rank; with the same rank the later receipt (`ce_time`) wins, and a deletion is final.
+  by its rank; with the same rank the later receipt (`ce_time`) wins, with the same time the type that is later in the
+  alphabet, with the same type the record that is read later. A deletion is final.
+- An event replaces the record of its asset: it has everything that Gumlet knew when it sent the event.
 - Offsets are committed after the transaction: records that were not handled are read again.
 - Unknown properties and types are ignored. A record that is not an event of the bridge is reported and skipped, and so
   is a tombstone, which no topic of the bridge has.
@@ -66,11 +69,12 @@ TABLES = (
 )
 UPSERT = """INSERT INTO asset VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET type = excluded.type,
     rank = excluded.rank, received_at = excluded.received_at, playback_url = excluded.playback_url,
-    record = excluded.record WHERE (excluded.rank, excluded.received_at) >= (asset.rank, asset.received_at)"""
+    record = excluded.record
+    WHERE (excluded.rank, excluded.received_at, excluded.type) >= (asset.rank, asset.received_at, asset.type)"""
 PREFIX_BYTES = 5
 """A zero byte, with which no JSON begins, and the id of the schema in a registry."""
-DUPLICATE_WINDOW_MS = 8 * 86_400_000
-"""How long ids are remembered: the retention of the topics, and the day for which Gumlet retries."""
+DUPLICATE_WINDOW_MS = 31 * 86_400_000
+"""How long ids are remembered: the retention of `dead-letter`, from which operators publish again, and a day."""
 BATCH = 500
 BUSY_SECONDS = 60
 """How long to wait for another member that writes to the same SQLite file."""

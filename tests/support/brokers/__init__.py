@@ -13,6 +13,8 @@ import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import pytest
+
 from tests.support.brokers.apache import ApacheKafka, KafkaUnavailableError, java, kafka_version, libraries
 
 if TYPE_CHECKING:
@@ -20,9 +22,13 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import ModuleType
 
-__all__ = ["ApacheKafka", "Broker", "KafkaUnavailableError", "apache_kafka", "libraries"]
+__all__ = ["EMBEDDED_IS_LONG", "ApacheKafka", "Broker", "KafkaUnavailableError", "apache_kafka", "libraries"]
 
 GIVEN = "BRIDGE_TEST_BOOTSTRAP_SERVERS"
+EMBEDDED_IS_LONG = pytest.mark.parametrize(
+    "broker", ["apache_kafka", pytest.param("embedded_broker", marks=pytest.mark.long)], indirect=True
+)
+"""For a slow test in which the kind of broker matters little: on the embedded broker only `make test-all` runs it."""
 
 
 class Broker(NamedTuple):
@@ -54,7 +60,7 @@ def apache_kafka(directory: Path) -> Iterator[Broker]:
             container.stop()
         return
     try:
-        node = ApacheKafka(libraries(), directory)
+        node = ApacheKafka(libraries(), directory, archives_classes=True)
         node.start()
     except KafkaUnavailableError as reason:
         refused.append(str(reason))

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PASSWORD = "secret"
-USERS = ("bridge", "bridge-operator", "bridge-topics")
+USERS = ("bridge", "bridge-operator", "bridge-topics", "bridge-consumer")
 UNRESOLVABLE = "kafka-broker.invalid"
 
 

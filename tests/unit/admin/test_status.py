@@ -166,10 +166,56 @@ def test_recent_rejections_that_may_be_gumlets_degrade_the_ingress(scene: Scene)
     assert scene.health.problems() == []
     scene.metrics.record_rejection("default", 401, "invalid_token")
     scene.sample()
-    assert scene.problem() == ("ingress", "degraded", "1 requests rejected in the last 5 minutes: invalid_token")
+    assert scene.problem() == ("ingress", "degraded", "requests rejected in the last 5 minutes: 1 invalid_token")
     scene.sample(60 * (RECENT_MINUTES + 2))
     assert scene.health.problems() == []
     assert scene.status.to_json()["last_hour"]["rejections"] == {"unknown_path": 1, "invalid_token": 1}
+
+
+def test_rejections_that_another_condition_explains_are_not_a_second_problem(scene: Scene) -> None:
+    """While the disk is full or every token has expired, one condition has the cause; afterwards nothing is to do."""
+    scene.sample()
+    scene.metrics.record_rejection("default", 503, "disk_full")
+    scene.queue.rejection = DeliveryRejected("disk_full", "the details")
+    scene.sample()
+    assert scene.problem()[0] == "journal"
+    scene.queue.rejection = None
+    (condition,) = scene.health.problems()
+    assert "accepted again" in condition.cause
+    assert condition.next_step.startswith("none")
+    scene.sample(60 * (RECENT_MINUTES + 2))
+    scene.metrics.record_rejection("default", 401, "invalid_token")
+    scene.tokens = [TokenStatus("old", time.time() - 1, None)]
+    scene.sample()
+    assert scene.problem()[0] == "tokens"
+
+
+def test_a_stalled_publisher_names_the_conditions_that_explain_it(scene: Scene) -> None:
+    """The next step is that of the cause, which comes first; without one, it is the log."""
+    scene.queue.pending_since = time.time() - 3600
+    scene.sample(70)
+    assert "read the log" in scene.health.problems()[0].next_step
+    scene.health.report("kafka", "failing", "no connection", "start Kafka")
+    for topic in ("gumlet.a", "gumlet.b"):
+        scene.health.report(f"topic {topic}", "failing", f"{topic} is blocked: it does not exist", "create it")
+    kafka, topics, publisher = scene.health.problems()
+    assert (kafka.component, topics.component, publisher.component) == ("kafka", "2 topics", "publisher")
+    assert "the next step of the blocked topics, kafka;" in publisher.next_step
+
+
+def test_pending_deliveries_from_before_a_restart_are_no_problem_at_once(scene: Scene) -> None:
+    """A daemon that has just started cannot know that nothing is published."""
+    scene.queue.pending_since = time.time() - 3600
+    scene.sample(30)
+    assert scene.health.problems() == []
+
+
+def test_a_segment_that_was_given_up_degrades_the_journal(scene: Scene) -> None:
+    """A removed file or a failed write is visible before the publisher reads the place."""
+    scene.metrics.record_abandoned_segments(1)
+    component, state, cause = scene.problem()
+    assert (component, state) == ("journal", "degraded")
+    assert "segments given up after a failed write or a removed file: 1" in cause
 
 
 def test_drift_and_corruption_are_degraded(scene: Scene) -> None:

@@ -63,6 +63,22 @@ def test_a_body_that_is_not_an_event_is_a_dead_letter_with_its_bytes(body: bytes
     assert found["received_at"] == "2023-11-14T22:13:20.000Z"
 
 
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        (b"", "the body is empty"),
+        (b"\xef\xbb\xbf \r\n", "the body is empty"),
+        (b"s3cret", "the body is not JSON: error in line 1, column 1"),
+        (b'{"a":\n s3cret}', "the body is not JSON: error in line 2, column 2"),
+        (b'{"a":"s3cret', "the body is not JSON: error in line 1, column 13"),
+        (b"\xff\xfe", "the body is not JSON: error in line 1, column 1"),
+    ],
+)
+def test_the_detail_of_invalid_json_is_a_sentence_without_the_body(body: bytes, detail: str) -> None:
+    """It does not depend on the parser's own words, and holds nothing of the body, because it is logged."""
+    assert value(NORMALIZER.event(delivery(body)))["detail"] == detail
+
+
 def test_the_deepest_body_that_can_be_encoded_is_published() -> None:
     """Below the encoder's limit a deep body is a record as any other."""
     body = f'{{"type":"video.status.ready","asset_id":"a","x":{nesting(250)}}}'.encode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,10 +16,13 @@ import yaml
 from typer.testing import CliRunner
 
 from bridge.cli.schemas import app
+from bridge.contract.normalizer import Normalizer
 from bridge.contract.references import bundle, dereference, read_files
 from bridge.contract.schemas import Contract, schemas_directory
 from bridge.devtools import asyncapi, schema_reference
 from bridge.errors import BridgeError, ContractError
+from bridge.event import Delivery
+from bridge.kafka.wire_format import HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,6 +84,17 @@ def test_asyncapis_own_parser_accepts_the_document() -> None:
     assert result.stdout == f"{len(CONTRACT.topics)} channels, valid\n"
 
 
+def test_every_header_is_in_both_documents() -> None:
+    """Those of a delivered event with a trace, and those that the registry and `reconcile` add."""
+    body = b'{"type":"video.status.ready","asset_id":"a"}'
+    event = Normalizer(CONTRACT).event(Delivery(0, "default", body, "00-trace"))
+    names = {name for name, _ in event.headers} | {"ce_origin", HEADER}
+    headers = yaml.safe_load(asyncapi.render(CONTRACT))["components"]["messageTraits"]["cloudevent"]["headers"]
+    assert headers["properties"].keys() == names
+    section = schema_reference.render(CONTRACT).partition("| header | value |")[2].partition("##")[0]
+    assert set(re.findall(r"`([a-z_-]+)`", "".join(re.findall(r"^\| (.*?) \|", section, re.MULTILINE)))) == names
+
+
 @pytest.mark.parametrize("command", ["asyncapi", "docs"])
 def test_a_document_that_is_out_of_date_is_an_error(command: str, directory: Path) -> None:
     """`--check` passes on what is committed, fails after a change of a schema, and passes once it is written again."""
@@ -115,19 +130,66 @@ def test_a_topic_with_a_property_of_its_own_has_its_own_table(directory: Path) -
     assert page.count("| `purged` | boolean |  | optional | Gone. | `/purged` |") == 1
 
 
-def test_a_bundle_and_the_dereferenced_form_validate_as_the_files_do(tmp_path: Path) -> None:
+def test_a_bundle_and_the_dereferenced_form_validate_as_the_files_do() -> None:
     """Without any other file, each form accepts the examples and rejects what the contract rejects."""
-    run("bundle", tmp_path / "out")
     for topic in CONTRACT.topics.values():
-        alone = orjson.loads((tmp_path / "out" / topic.path.name).read_bytes())
-        assert alone == bundle(topic.schema, FILES)
-        assert b"common.json" not in orjson.dumps(alone)
-        for form in (alone, dereference(topic.schema, FILES)):
+        for form in (bundle(topic.schema, FILES), dereference(topic.schema, FILES)):
+            assert b"common.json" not in orjson.dumps(form)
             validator = jsonschema_rs.Draft202012Validator(form)
             for example in topic.schema["examples"]:
                 assert validator.is_valid(example)
                 assert not validator.is_valid(example | {"unknown": 1})
                 assert not validator.is_valid({})
+
+
+def with_new_properties(node: Any) -> Any:
+    """Return a record in which each object has a property more, as a later version of the contract may add one."""
+    if isinstance(node, list):
+        return [with_new_properties(item) for item in node]
+    if isinstance(node, dict):
+        return {name: with_new_properties(value) for name, value in node.items()} | {"new_property": {"x": [1]}}
+    return node
+
+
+@pytest.mark.parametrize("options", [(), ("--inline",)])
+def test_written_bundles_accept_properties_that_are_added_later(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """Consumers read objects as open, at every level; what must be present must still be."""
+    run("bundle", tmp_path / "out", *options)
+    for topic in CONTRACT.topics.values():
+        alone = orjson.loads((tmp_path / "out" / topic.path.name).read_bytes())
+        assert alone["x-topic"] == topic.schema["x-topic"]
+        assert alone["examples"] == topic.schema["examples"]
+        validator = jsonschema_rs.Draft202012Validator(alone)
+        for example in topic.schema["examples"]:
+            assert validator.is_valid(example)
+            assert validator.is_valid(with_new_properties(example))
+        assert not validator.is_valid({})
+
+
+@pytest.mark.parametrize("options", [(), ("--inline",)])
+def test_each_alternative_of_any_event_is_recognized_by_its_type_alone(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    """Each requires `type`, an `enum` of one value; a record with new properties matches its own alternative only.
+
+    Some generators ignore `const`, and all name a type after its title: one title would make all event types one.
+    """
+    run("bundle", tmp_path / "out", *options)
+    union = orjson.loads((tmp_path / "out" / "any-event.json").read_bytes())
+    alternatives = {name: union["$defs"][name] for name in union["discriminator"]["mapping"]}
+    assert union["oneOf"] == [{"$ref": f"#/$defs/{name}"} for name in alternatives]
+    validators = {
+        name: jsonschema_rs.Draft202012Validator({"$ref": f"#/$defs/{name}", "$defs": union["$defs"]})
+        for name in alternatives
+    }
+    for name, alternative in alternatives.items():
+        type_ = alternative["properties"]["type"]
+        assert (type_["enum"], type_["type"]) == ([name], "string")
+        assert not type_.keys() & {"const", "title", "$ref"}
+        assert "type" in alternative["required"]
+        for example in CONTRACT.topics[name].schema["examples"]:
+            for record in (example, with_new_properties(example)):
+                assert [other for other, validator in validators.items() if validator.is_valid(record)] == [name]
 
 
 @pytest.mark.parametrize("options", [(), ("--inline",)])
@@ -175,9 +237,11 @@ def test_a_title_that_becomes_a_type_is_not_a_built_in_name() -> None:
     assert not found & BUILT_INS
 
 
-def test_show_prints_the_bundled_schema() -> None:
-    """The output is JSON for other programs."""
-    assert orjson.loads(run("show", "video.status.ready")) == bundle(FILES["video.status.ready.json"], FILES)
+def test_show_prints_the_bundled_schema(tmp_path: Path) -> None:
+    """The output is JSON for other programs: the same as the file that `bundle` writes."""
+    run("bundle", tmp_path)
+    written = orjson.loads((tmp_path / "video.status.ready.json").read_bytes())
+    assert orjson.loads(run("show", "video.status.ready")) == written
 
 
 def test_a_schema_that_cannot_be_bundled_is_named(directory: Path) -> None:

@@ -77,7 +77,9 @@ def test_a_record_limit_below_the_largest_dead_letter_is_reported() -> None:
     desired = DesiredTopic("gumlet.dead-letter", 1, -1, {}, max_record_bytes(524_288))
     (difference,) = compare([desired], {"gumlet.dead-letter": ActualTopic(1, 1, {"max.message.bytes": "700000"})})
     assert (difference.subject, difference.desired, difference.actual) == ("max.message.bytes", "703147", "700000")
-    assert "BRIDGE_MAX_BODY_BYTES" in difference.fix
+    assert "BRIDGE_MAX_BODY_BYTES to 521928" in difference.fix
+    (difference,) = compare([desired], {"gumlet.dead-letter": ActualTopic(1, 1, {"max.message.bytes": "300"})})
+    assert "BRIDGE_MAX_BODY_BYTES" not in difference.fix  # no body would be left
     assert compare([desired], {"gumlet.dead-letter": ActualTopic(1, 1, {"max.message.bytes": "1048588"})}) == []
 
 

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pytest
 from aiokafka.errors import MessageSizeTooLargeError, TopicAuthorizationFailedError, for_code
+from structlog.testing import capture_logs
 
 from bridge.contract import normalizer as normalizing
 from bridge.contract.parsing import parse
 from bridge.event import Delivery
+from bridge.publisher import blocked_topics
 from bridge.queue.interface import Parked
 
 if TYPE_CHECKING:
@@ -53,6 +55,7 @@ async def test_dead_letter_that_is_too_large_is_published_without_its_body(kafka
         await until(lambda: queue.depth == 0)
     (record,) = [orjson.loads(value) for value in kafka.values(DEAD)]
     assert (record["reason"], record["body_bytes"], record["body_base64"]) == ("invalid_json", 200_000, "")
+    assert "bytes are more than the topic's max.message.bytes" in record["detail"]
     assert len(kafka.log[READY]) == 1
 
 
@@ -199,3 +202,30 @@ async def test_event_parked_for_a_former_topic_is_parked_for_its_topic_of_today(
         kafka.topics.add(READY)
         await until(lambda: queue.depth == 0)
     assert len(kafka.log[READY]) == 1
+
+
+@pytest.mark.parametrize("seconds", [60.0, 0.0])
+async def test_topics_that_stay_blocked_are_logged_together_once_a_minute(
+    kafka: FakeKafka, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    """A retry that fails for the same cause is not logged; a reminder has the number of blocked topics."""
+    monkeypatch.setattr(blocked_topics, "STILL_BLOCKED_SECONDS", seconds)
+    created = "gumlet.video.status.created"
+    attempts = 0
+
+    def reject(topic: str, _: list[Record]) -> Exception | None:
+        nonlocal attempts
+        attempts += topic in {READY, created}
+        return TopicAuthorizationFailedError() if topic in {READY, created} else None
+
+    kafka.reject = reject
+    queue = Queue()
+    queue.add(ready(), orjson.dumps({"type": "video.status.created", "asset_id": "a1"}))
+    with capture_logs() as logs:
+        async with running(queue):
+            await until(lambda: attempts > 20)
+    assert [line["event"] for line in logs].count("topic_blocked") == 2
+    reminders = [line for line in logs if line["event"] == "topics_still_blocked"]
+    assert bool(reminders) == (seconds == 0)
+    assert all(line["topics"] <= 2 and line["fix"] for line in reminders)
+    assert not [line for line in logs if line["event"] == "topic_still_blocked"]

@@ -205,6 +205,27 @@ async def test_parked_deliveries_unpark_in_any_order(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "parked").iterdir()] == ["a%2F..%2Fb"]
 
 
+async def test_age_of_a_parked_delivery_is_known_before_it_is_read(tmp_path: Path) -> None:
+    """The first delivery parked for a topic has its own age, also after older ones were published."""
+    async with Journal.open(settings(tmp_path), Metrics()) as opened:
+        await opened.park([("t", delivery(3))])
+        assert opened.oldest_pending_ms == delivery(3).received_ms
+        await opened.unpark(await opened.read_parked("t", 1))
+        await opened.park([("t", delivery(5))])
+        assert opened.oldest_pending_ms == delivery(5).received_ms
+
+
+async def test_age_of_a_delivery_that_is_only_on_disk_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A delivery that does not fit in memory for the reader has its age, also after older ones were settled."""
+    monkeypatch.setattr(journal, "TAIL_BYTES", 0)
+    async with Journal.open(settings(tmp_path), Metrics()) as opened:
+        await opened.append(delivery(3))
+        assert opened.oldest_pending_ms == delivery(3).received_ms
+        opened.settle((await read(opened, 1))[0])
+        await opened.append(delivery(5))
+        assert opened.oldest_pending_ms == delivery(5).received_ms
+
+
 async def test_a_journal_of_version_0_1_0_with_deliveries_is_refused(tmp_path: Path) -> None:
     """It is named with what to do and exit code 78; an empty one is ignored."""
     with contextlib.closing(sqlite3.connect(tmp_path / "journal.sqlite")) as legacy, legacy:

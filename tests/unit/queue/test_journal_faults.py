@@ -228,6 +228,7 @@ async def test_a_checkpoint_without_a_write_does_not_count_as_recovery(tmp_path:
             files.fault = lambda _: None
             await opened.append(delivery(3))
         assert [line["event"] for line in logs] == ["journal_write_failed", "journal_recovered"]
+        assert "gumlet-bridge journal verify" in logs[0]["hint"]
 
 
 async def test_a_failing_log_of_parked_deliveries_does_not_reject_others(

@@ -34,6 +34,22 @@ def test_blocked_topic_comes_first_then_failing_then_degraded_components() -> No
     assert [each.component for each in health.problems()] == ["kafka", "drift"]
 
 
+def test_topics_that_are_blocked_for_one_cause_are_one_condition_behind_kafkas() -> None:
+    """Thirty topics that a user may not write to do not hide that Kafka allows it nothing."""
+    health = Health()
+    for number in range(30):
+        topic = f"gumlet.{number:02}"
+        health.report(f"topic {topic}", "failing", f"{topic} is blocked: no subject {topic}-value", "register")
+    health.report("topic gumlet.x", "failing", "gumlet.x is blocked: the topic does not exist", "create")
+    health.report("kafka", "failing", "Kafka allows user 'bridge' nothing", "allow")
+    health.report("publisher", "failing", "nothing was published", "do")
+    problems = health.problems()
+    assert [each.component for each in problems] == ["topic gumlet.x", "kafka", "30 topics", "publisher"]
+    names = "gumlet.00, gumlet.01, gumlet.02 and 27 more"
+    assert problems[2].cause == f"30 topics are blocked: no subject TOPIC-value ({names})"
+    assert len(health.conditions()) == 33  # the metric has each
+
+
 def test_a_check_logs_each_change_once() -> None:
     """A condition that is evaluated each second does not fill the log."""
     health, findings = Health(), [None, Finding("failing", "full", "make room"), None]

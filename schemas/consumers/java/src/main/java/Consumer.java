@@ -35,10 +35,12 @@ import org.apache.kafka.common.serialization.ByteArrayDeserializer;
  * Arguments: Kafka's addresses, the file, the prefix of the topics (default gumlet.), all of which must exist.
  *
  * <ul>
- *   <li>Duplicates: ce_source and ce_id are stored in the transaction of their effect, for 8 days. A duplicate, after a
- *       crash, a rebalance or a second delivery, finds its id in the database and has no effect.
- *   <li>Order: a state only moves forward by its rank; with the same rank the later receipt (ce_time) wins; a deletion
+ *   <li>Duplicates: ce_source and ce_id are stored in the transaction of their effect, for 31 days. A duplicate, after
+ *       a crash, a rebalance or a second delivery, finds its id in the database and has no effect.
+ *   <li>Order: a state only moves forward by its rank; with the same rank the later receipt (ce_time) wins, with the
+ *       same time the type that is later in the alphabet, with the same type the record that is read later. A deletion
  *       is final.
+ *   <li>An event replaces the record of its asset: it has everything that Gumlet knew when it sent the event.
  *   <li>Offsets are committed after the transaction.
  *   <li>Unknown properties and types are ignored. Tombstones and records that are not events of the bridge are skipped.
  *   <li>A new database is a new consumer group, which reads the topics from their beginning.
@@ -66,16 +68,20 @@ public final class Consumer {
   private static final String UPSERT =
       "INSERT INTO asset VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET type = excluded.type, "
           + "rank = excluded.rank, received_at = excluded.received_at, playback_url = excluded.playback_url, "
-          + "record = excluded.record WHERE (excluded.rank, excluded.received_at) >= (asset.rank, asset.received_at)";
+          + "record = excluded.record WHERE (excluded.rank, excluded.received_at, excluded.type) "
+          + ">= (asset.rank, asset.received_at, asset.type)";
 
-  /** The retention of the topics, and the day for which Gumlet retries. */
-  private static final Duration DUPLICATE_WINDOW = Duration.ofDays(8);
+  /** How long ids are remembered: the retention of dead-letter, from which operators publish again, and a day. */
+  private static final Duration DUPLICATE_WINDOW = Duration.ofDays(31);
 
   /** Wire format confluent: a zero byte, and the id of the schema. */
   private static final int PREFIX_BYTES = 5;
 
   private final ObjectMapper json =
-      new ObjectMapper().configure(DeserializationFeature.FAIL_ON_UNKNOWN_PROPERTIES, false);
+      new ObjectMapper()
+          .configure(DeserializationFeature.FAIL_ON_UNKNOWN_PROPERTIES, false)
+          .configure(DeserializationFeature.READ_UNKNOWN_ENUM_VALUES_AS_NULL, true);
+
   private final Connection database;
 
   private Consumer(Connection database) {
@@ -177,7 +183,7 @@ public final class Consumer {
       String reason = json.readValue(text, DeadLetter.class).getReason();
       execute("INSERT INTO dead_letter VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING", id, received, reason, text);
     } else if (RANKS.containsKey(name)) { // otherwise a type that is newer than this program
-      // All types of video.status have the same properties: one class reads them.
+      // All types of video.status have the same properties: one class reads them. Its type is null for the others.
       var event = json.readValue(text, VideoReady.class);
       AssetOutput output = PLAYABLE.contains(name) ? event.getOutput() : null;
       String url = output == null ? null : output.getPlaybackUrl();

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.brokers import ApacheKafka
-from tests.support.daemon import Daemon, wait_for
+from tests.support.daemon import Daemon, Process, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +24,7 @@ NAMESPACE = ("unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-
 SIGTERM_BIT = 1 << (signal.SIGTERM - 1)
 
 
-def first_process(unshare: subprocess.Popen[bytes]) -> int:
+def first_process(unshare: Process) -> int:
     """Return the id, out here, of the first process of a namespace; 0 while there is none."""
     children = Path(f"/proc/{unshare.pid}/task/{unshare.pid}/children").read_text().split()
     return int(children[0]) if children else 0

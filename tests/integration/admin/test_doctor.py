@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from confluent_kafka.admin import AclOperation  # type: ignore[attr-defined]  # re-exported without declaring it
@@ -116,9 +117,10 @@ async def test_the_rights_of_the_daemons_user_are_checked(
     denied = await bridge("doctor", **settings)
     assert denied.code == 1
     failed = {line["check"]: line for line in denied.lines if line["result"] == "failed"}
-    assert f"topics {prefix}dead-letter" in failed
-    assert f"topics {prefix}video.status.ready" not in failed
-    assert "--operation Write" in failed[f"topics {prefix}dead-letter"]["fix"]
+    (rights,) = [line for check, line in failed.items() if check.endswith(" topics")]
+    assert f"{prefix}dead-letter" in rights["detail"]
+    assert f"{prefix}video." not in rights["detail"]
+    assert "--operation Write" in rights["fix"]
     guarded_kafka.allow(prefix, AclOperation.WRITE)
     allowed = await bridge("doctor", **settings)
     assert allowed.code == 0, allowed.out
@@ -158,3 +160,13 @@ async def test_the_running_daemon_is_asked_for_its_problems(
     (line,) = [line for line in stopped.lines if line["check"] == "daemon"]
     assert line["result"] == "not checked"
     assert "BRIDGE_ADMIN_LISTEN" in line["fix"]
+
+
+async def test_config_check_warns_of_a_token_that_expires_soon(tmp_path: Path) -> None:
+    """The check that precedes a start names the token and the next step; the configuration remains usable."""
+    end = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 3 * 86400 + 60))
+    (tmp_path / "tokens").write_text(f"{TOKEN} name=gumlet expires={end}")
+    ran = await bridge("config", "check", tokens=None, tokens_file=tmp_path / "tokens")
+    assert ran.code == 0
+    assert "the token gumlet expires in 3 days. Fix: add the next token to BRIDGE_TOKENS_FILE" in ran.err
+    assert "Configuration OK." in ran.err

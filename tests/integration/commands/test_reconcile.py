@@ -12,6 +12,7 @@ from bridge.contract.converters import rfc3339
 from bridge.contract.schemas import Contract
 from bridge.devtools import asyncapi
 from bridge.devtools.simulated_assets import DELETED, REPACKAGED, TYPES, WORKSPACES
+from tests.support.brokers import EMBEDDED_IS_LONG
 from tests.support.cli import bridge, make_topics
 from tests.support.daemon import TOKEN, Daemon, wait_for
 from tests.support.delivery_checker import header, read_all, schema_violations
@@ -72,6 +73,7 @@ def wrong_headers(records: list[ConsumerRecord], contract: Contract) -> list[str
     return wrong
 
 
+@EMBEDDED_IS_LONG
 async def test_reconcile_restores_every_final_state_after_a_long_outage(
     broker: Broker, prefix: str, tmp_path: Path
 ) -> None:
@@ -125,6 +127,7 @@ async def test_reconcile_restores_every_final_state_after_a_long_outage(
         assert len(await read_all(broker.bootstrap_servers, topics)) == len(records)
 
 
+@EMBEDDED_IS_LONG
 async def test_missing_key_webhook_topic_and_kafka_name_the_fix(broker: Broker, prefix: str) -> None:
     """Each missing prerequisite ends the command with the setting or command that fixes it."""
     kafka: dict[str, object] = {"kafka_bootstrap_servers": broker.bootstrap_servers, "topics_prefix": prefix}

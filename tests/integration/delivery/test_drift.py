@@ -32,6 +32,9 @@ def test_a_running_daemon_reports_schema_drift(embedded_broker: Broker, prefix: 
         # Named twice, a daemon counts as two replicas that received the same.
         result = CliRunner().invoke(app, ["drift", "--admin", daemon.admin, "--admin", daemon.admin])
         assert result.exit_code == 1
+        settings = {"BRIDGE_ADMIN_LISTEN": daemon.admin.removeprefix("http://")}
+        local = CliRunner(env=settings).invoke(app, ["drift"])
+        assert '"/views"' in local.output, "without --admin it asks the daemon of the settings"
         (entry,) = [orjson.loads(line) for line in result.output.splitlines()]
         assert (entry["kind"], entry["path"], entry["deliveries"]) == ("new_field", "/views", 4)
         assert entry["json_types"] == ["string"]

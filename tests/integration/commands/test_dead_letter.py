@@ -14,6 +14,7 @@ from bridge.contract.converters import rfc3339
 from bridge.contract.normalizer import Normalizer
 from bridge.contract.schemas import Contract, schemas_directory
 from bridge.event import Delivery, canonical, content_id
+from tests.support.brokers import EMBEDDED_IS_LONG
 from tests.support.cli import bridge, make_topics, publish
 from tests.support.daemon import Daemon, wait_for
 from tests.support.delivery_checker import header, read_all
@@ -60,6 +61,7 @@ async def dead(broker: Broker, prefix: str, tmp_path: Path) -> dict[str, object]
     return {"kafka_bootstrap_servers": broker.bootstrap_servers, "topics_prefix": prefix}
 
 
+@EMBEDDED_IS_LONG
 async def test_replay_publishes_what_a_fixed_schema_accepts(
     broker: Broker, prefix: str, dead: dict[str, object]
 ) -> None:
@@ -81,6 +83,7 @@ async def test_replay_publishes_what_a_fixed_schema_accepts(
     assert orjson.loads(record.value)["title"] == READY["title"]
 
 
+@EMBEDDED_IS_LONG
 async def test_replay_keeps_id_key_and_time_of_a_daemons_dead_letter(
     broker: Broker, prefix: str, tmp_path: Path
 ) -> None:
@@ -134,6 +137,7 @@ async def test_replay_reports_what_is_still_invalid(broker: Broker, prefix: str,
     assert len(await read_all(broker.bootstrap_servers, [f"{prefix}dead-letter"])) == 2
 
 
+@EMBEDDED_IS_LONG
 async def test_list_filters_by_time_type_asset_and_reason(dead: dict[str, object]) -> None:
     """Each filter selects the dead letters that it names; the list has no bodies."""
     listed = await bridge("dead-letter", "list", **dead)

@@ -152,7 +152,7 @@ async def test_a_topic_that_refuses_parks_its_own_events(apache_kafka: Broker, t
             assert daemon.status()["journal"]["parked"] == {missing: parked}
             await admin.create_topics([NewTopic(missing, 3, 1)])
             wait_for(daemon.drained, 60)
-            assert daemon.logged("topic_unblocked")
+            wait_for(lambda: daemon.logged("topic_unblocked"), what="topic_unblocked")
             with Load(daemon, tmp_path, count=100, seed=8) as more:
                 more.finish()
             wait_for(daemon.drained, 60)

@@ -14,6 +14,7 @@ from bridge.config.sections import KafkaSettings
 from bridge.contract.normalizer import Normalizer
 from bridge.contract.schemas import Contract
 from bridge.event import Delivery
+from tests.support.brokers import EMBEDDED_IS_LONG
 from tests.support.cli import bridge, make_topics, publish
 from tests.support.daemon import BRIDGE, environment
 
@@ -72,6 +73,7 @@ async def test_tail_filters_by_topic_asset_type_and_time(prefix: str, published:
     assert "not found on Kafka: video.status.raedy." in misspelt.err
 
 
+@EMBEDDED_IS_LONG
 async def test_tail_merges_partitions_by_time(broker: Broker, prefix: str, published: dict[str, object]) -> None:
     """Events of several topics and partitions come in order of time, not partition after partition."""
     base = int(time.time() * 1000) - 1_800_000

@@ -99,6 +99,7 @@ async def test_verify_names_damage_and_its_cost(journal: Path) -> None:
     (segment,) = segments(journal)
     flip(segment, segment.read_bytes().index(orjson.dumps(ready(4))))
     verified = await bridge("journal", "verify", "--dir", str(journal))
+    assert "Fix: check the disk." in verified.err
     assert verified.code == 1
     (line,) = verified.lines
     assert (line["segment"], line["lost"], line["first_lost"], line["copy"]) == (str(segment), 1, 5, None)

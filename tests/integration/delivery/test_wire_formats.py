@@ -215,6 +215,29 @@ async def test_a_registry_that_can_never_work_ends_the_start(
         assert "Traceback" not in daemon.log()
 
 
+async def test_a_registry_that_responds_wrongly_after_an_outage_does_not_end_the_daemon(
+    embedded_broker: Broker, prefix: str, tmp_path: Path
+) -> None:
+    """Deliveries are accepted and kept; the condition of the registry names the cause and the setting to correct."""
+    with StrictRegistry() as fake:
+        settings = settings_of(fake.url, "confluent", embedded_broker, prefix)
+        await register(settings, "video.status.ready")
+        fake.stop()
+        with daemon_of(tmp_path, settings) as daemon:
+            assert daemon.post(READY).status == 200
+            await asyncio.to_thread(wait_for, lambda: daemon.logged("schema_registry_unreachable"), 60)
+            fake.problem = Problem(40301, "User is denied operation Read")
+            fake.start()
+            await asyncio.to_thread(wait_for, lambda: "denied operation" in daemon.log(), 60)
+            (registry,) = [each for each in daemon.status()["health"] if each["component"] == "registry"]
+            assert registry["state"] == "failing"
+            assert fake.url in registry["cause"]
+            assert daemon.post(READY).status == 200
+            assert daemon.status()["journal"]["deliveries"] == 2
+            fake.problem = None
+            await asyncio.to_thread(wait_for, daemon.drained, 60)
+
+
 async def test_a_replayed_dead_letter_is_framed(broker: Broker, played: StrictRegistry, prefix: str) -> None:
     """A tool that publishes uses the daemon's wire format, and does not wait for an unavailable registry."""
     settings = settings_of(played.url, "confluent", broker, prefix)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
 CUT = 0
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 class Receiver:
@@ -205,6 +205,14 @@ async def test_duplicates_are_sent_twice_and_logged_once(tmp_path: Path) -> None
     assert report["sent"] == len(first) == 60 + report["duplicates"]
     assert sorted(first) == sorted(receiver.accepted)
     assert listed(tmp_path / "acknowledged") == expected(profile)
+
+
+async def test_distinct_ids_are_those_that_kafka_will_have() -> None:
+    """Deliveries that are sent twice, and equal bodies of an asset, have one id each."""
+    async with receiving() as receiver:
+        report = await send(profile_for(receiver, count=500, duplicates=0.1))
+    ids = {content_id("default", canonical(orjson.loads(body))) for body in receiver.accepted}
+    assert report["distinct_ids"] == len(ids) < report["acknowledged"]
 
 
 async def test_redirect_is_a_rejection() -> None:

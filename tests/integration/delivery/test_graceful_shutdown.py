@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from bridge.contract.schemas import Contract
-from tests.support.brokers import Broker
+from tests.support.brokers import EMBEDDED_IS_LONG, Broker
 from tests.support.daemon import TOKEN, Daemon, Load, wait_for
 from tests.support.delivery_checker import assert_no_loss, read_all, verify_delivery
 
@@ -17,6 +17,7 @@ def deliveries(daemon: Daemon) -> float:
     return daemon.metric('bridge_http_requests_total{source="default",status="200"}')
 
 
+@EMBEDDED_IS_LONG
 async def test_one_of_two_leaves_under_load(broker: Broker, tmp_path: Path, prefix: str) -> None:
     """No delivery is lost, no connection reset and no request rejected: one replica drains, the other takes over."""
     settings: dict[str, object] = {"reuse_port": True}

@@ -16,6 +16,7 @@ from bridge.contract.normalizer import Normalizer
 from bridge.contract.schemas import Contract
 from bridge.devtools.simulated_assets import WORKSPACES
 from bridge.event import Delivery
+from tests.support.brokers import EMBEDDED_IS_LONG
 from tests.support.cli import bridge, make_topics, publish
 from tests.support.daemon import BRIDGE, TOKEN, environment
 from tests.support.delivery_checker import header, read_all
@@ -61,6 +62,7 @@ async def interrupt_reconcile(number: int, settings: dict[str, object]) -> int:
             await process.wait()
 
 
+@EMBEDDED_IS_LONG
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
 async def test_second_run_completes_an_interrupted_one(
     broker: Broker, prefix: str, number: signal.Signals, code: int

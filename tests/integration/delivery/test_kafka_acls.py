@@ -5,6 +5,7 @@ With its ACLs everything works; without one of them, the message names the ACL t
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import os
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import GroupAuthorizationFailedError
 from confluent_kafka import Producer
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it re-exports them without declaring it
     AclBindingFilter,
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.long
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PREFIX = "gumlet."
 READY = "video.status.ready"
 
@@ -164,6 +167,39 @@ def changed_for(daemon: Daemon) -> dict[str, Any]:
     return {"admin_listen": daemon.settings["admin_listen"], "topics_partitions": 8}
 
 
+async def read_first(kafka: GuardedKafka, group: str) -> str:
+    """Return the topic of the first record that `bridge-consumer` reads by a pattern, as the schema reference says."""
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=kafka.sasl,
+        security_protocol="SASL_PLAINTEXT",
+        sasl_mechanism="PLAIN",
+        sasl_plain_username="bridge-consumer",
+        sasl_plain_password=PASSWORD,
+        group_id=group,
+        auto_offset_reset="earliest",
+    )
+    consumer.subscribe(pattern=r"^gumlet\..*")
+    try:
+        async with asyncio.timeout(60):
+            await consumer.start()
+            record = await consumer.getone()
+            await consumer.commit()
+    finally:
+        await consumer.stop()
+    return str(record.topic)
+
+
+async def test_consumer_may_read_in_groups_of_its_prefix_only(kafka: GuardedKafka, tmp_path: Path) -> None:
+    """It subscribes to every topic by a pattern and commits; another group is not authorized."""
+    assert (await run(kafka, "bridge-topics", tmp_path, "topics", "apply", "--yes")).code == 0
+    publish_dead_letter(kafka)
+    assert await read_first(kafka, "gumlet-assets") == f"{PREFIX}dead-letter"
+    with pytest.raises(GroupAuthorizationFailedError):
+        await read_first(kafka, "assets")
+
+
+CONSUMER_OPERATIONS = 2
+"""Operations of `bridge-consumer`: Read on topics, and Read on groups."""
 MISSING = [
     ("bridge", "WRITE", ("doctor",), "--operation Write"),
     ("bridge", "DESCRIBE_CONFIGS", ("topics", "check"), "DescribeConfigs"),
@@ -183,7 +219,7 @@ Alter includes Describe, and AlterConfigs DescribeConfigs: without them Kafka do
 async def test_without_one_acl_the_message_names_it(kafka: GuardedKafka, tmp_path: Path) -> None:
     """Each operation of the script is needed: the command fails without it, with a message that names it."""
     script = (ROOT / "deploy" / "kafka-acls.sh").read_text()
-    assert script.count("--operation") == len(MISSING)
+    assert script.count("--operation") == len(MISSING) + CONSUMER_OPERATIONS
     assert (await run(kafka, "bridge-topics", tmp_path, "topics", "apply", "--yes")).code == 0
     publish_dead_letter(kafka)
     admin = admin_of(kafka)
