@@ -47,7 +47,7 @@ def test_every_option_is_explained(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["", *COMMANDS, *LEAVES])
 def test_help_shows_no_type_for_a_flag(name: str) -> None:
-    """A flag takes no value, so no `<bool>` stands beside it."""
+    """A flag takes no value, so its help names no type."""
     result = CliRunner().invoke(app, [*name.split(), "--help"])
     assert "--help" in result.stdout
     assert "<bool>" not in result.stdout
