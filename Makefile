@@ -12,12 +12,14 @@ NODE := tests/node/node_modules/.package-lock.json
 COMPOSE := docker compose -f deploy/compose.yaml
 PIP_LOCKED := -m pip install --quiet --disable-pip-version-check --require-hashes -r
 # Shows each package that pip collects on one line; pip's exit status becomes the pipeline's.
-PIP_PROGRESS = { $(BIN)/python $(subst --quiet,,$(PIP_LOCKED)) $(1) || echo "FAILED"; } | awk ' \
-	function show(text) { if (ENVIRON["TERM"] != "dumb") printf "\r  %-60s", text; fflush() } \
-	/^FAILED$$/ { failed = 1 } \
-	/^Collecting / { show(++count " " $$2) } \
-	/^Installing collected/ { show("installing " count " packages") } \
-	END { print ""; exit failed }'
+PIP_PROGRESS = { $(BIN)/python $(subst --quiet,,$(PIP_LOCKED)) $(1) || echo FAILED; } | { \
+	show() { [ "$$TERM" = dumb ] || printf '\r  %-60s' "$$1"; }; \
+	count=0; status=0; \
+	while read -r word name _; do case "$$word" in \
+		Collecting) count=$$((count + 1)); show "$$count $$name";; \
+		Installing) show "installing $$count packages (half a minute)";; \
+		FAILED) status=1;; \
+	esac; done; echo; exit $$status; }
 PIP_SELF := -m pip install --quiet --disable-pip-version-check --no-deps -e .
 EXTRAS := --extra embedded --extra tracing
 UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade $(EXTRAS) \

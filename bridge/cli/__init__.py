@@ -49,7 +49,20 @@ class _Lazy(TyperGroup):
             return None
         command = typer.main.get_command(import_module(COMMANDS[cmd_name]).app)
         command.name = cmd_name
+        for each in (command, *getattr(command, "commands", {}).values()):
+            _hide_flag_types(each.get_params(typer.Context(each)))
         return command
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _hide_flag_types(super().get_params(ctx))
+
+
+def _hide_flag_types(params: list[Any]) -> list[Any]:
+    """Clear the type that the help shows for each flag: `--json <bool>` reads as if a value were required."""
+    for param in params:
+        if getattr(param, "is_flag", False):
+            param.metavar = ""
+    return params
 
 
 EPILOG = (

@@ -30,7 +30,7 @@ def _group() -> None:
 
 @app.command()
 def timeline(
-    asset_id: Annotated[str, typer.Argument(metavar="ID", help="Asset id: 24 hexadecimal digits.")],
+    asset_id: Annotated[str, typer.Argument(metavar="ID", help="Asset id, as in the event.")],
     *,
     since: Annotated[
         str | None,

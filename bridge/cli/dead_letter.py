@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 CHUNK = 200
 """Events per send."""
-EMPTY = "No dead letters match: every delivery that Kafka has was published as a normalized event."
+EMPTY = "The dead-letter topic has no records."
 
 app = make_app("The dead-letter topic: list, show, and republish once the cause is fixed.")
 

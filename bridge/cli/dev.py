@@ -7,7 +7,6 @@ process. A configured Kafka is used only with `--kafka`, so that a trial does no
 from __future__ import annotations
 
 import asyncio
-import os
 import shlex
 import shutil
 import signal
@@ -189,8 +188,6 @@ def _first_screen(settings: Settings, addresses: Addresses, *, embedded: bool) -
     public = addresses.public.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
     url = f"{public}{WEBHOOK_PATH}"
     example = schemas_directory() / EXAMPLE
-    if example.is_relative_to(Path.cwd()):
-        example = example.relative_to(Path.cwd())
     configured = bool(settings.tokens_file) or [each.get_secret_value() for each in settings.token_list] != [TOKEN]
     if not (settings.token_list or settings.tokens_file):
         token, shown = None, "not required"
@@ -199,23 +196,24 @@ def _first_screen(settings: Settings, addresses: Addresses, *, embedded: bool) -
     else:
         token, shown = TOKEN, TOKEN
     header = f" -H {TOKEN_HEADER}:{token}" if token else ""
-    # After `make run` the command is not on the PATH: show it as it was called.
+    # Absolute paths: the commands are pasted into another terminal. After `make run` this one is not on the PATH.
     found = shutil.which("gumlet-bridge")
     on_path = found is not None and Path(found).samefile(sys.argv[0])
-    command = "gumlet-bridge" if on_path else os.path.relpath(sys.argv[0])
+    command = "gumlet-bridge" if on_path else shlex.quote(str(Path(sys.argv[0]).absolute()))
     simulate = f"{command} simulate" + (f" --token {token}" if token else "") + " --count 50"
     if not public.endswith(LISTEN):
         simulate += f" --url {url}"
     return Text.assemble(
         ("webhooks  ", "dim"),
         (f"{url}\n", "bold"),
-        ("admin     ", "dim"),
-        f"{addresses.admin}\n",
+        ("page      ", "dim"),
+        f"{addresses.admin} (status and metrics too)\n",
         ("kafka     ", "dim"),
         f"{settings.kafka.bootstrap_servers}{' (embedded, in memory)' if embedded else ''}\n",
         ("token     ", "dim"),
         f"{shown}\n\n",
         (f"curl -sS -w '%{{http_code}}\\n'{header} --data-binary @{shlex.quote(str(example))} {url}\n", "green"),
-        (f"{simulate}\n\n", "green"),
+        (f"{simulate}\n", "green"),
+        (f"BRIDGE_KAFKA_BOOTSTRAP_SERVERS={settings.kafka.bootstrap_servers} {command} tail\n\n", "green"),
         ("Events appear below as they reach their topics. Ctrl-C ends.", "dim"),
     )

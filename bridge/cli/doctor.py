@@ -47,9 +47,9 @@ def doctor(
     user may do. Exits with 1 when a check failed.
 
     Examples:
-    `gumlet-bridge doctor`
+    - `gumlet-bridge doctor`
 
-    `gumlet-bridge doctor --url https://hooks.example.com/webhooks/gumlet/films --json`
+    - `gumlet-bridge doctor --url https://hooks.example.com/webhooks/gumlet/films --json`
     """
     findings = asyncio.run(_run_checks(config_file, url))
     show_rows([finding._asdict() for finding in findings], Finding._fields, as_json=as_json)

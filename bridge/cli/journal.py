@@ -49,9 +49,9 @@ def list_(  # noqa: PLR0913 - one parameter for each option
     `body_base64`. Exits with 1 when a part of the journal is damaged.
 
     Examples:
-    `gumlet-bridge journal list --dir /var/lib/bridge --type video.status.ready --since 2h`
+    - `gumlet-bridge journal list --dir /var/lib/bridge --type video.status.ready --since 2h`
 
-    `gumlet-bridge journal list --with-body --output pending.jsonl`
+    - `gumlet-bridge journal list --with-body --output pending.jsonl`
     """
     settings = config.load(config_file)
     lines = _lines(settings, directory or settings.journal.dir, wanted)

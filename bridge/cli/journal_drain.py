@@ -53,9 +53,9 @@ def drain(
     damage; 75 a daemon holds the journal.
 
     Examples:
-    `gumlet-bridge journal drain --dir /var/lib/bridge/journal --dry-run`
+    - `gumlet-bridge journal drain --dir /var/lib/bridge/journal --dry-run`
 
-    `BRIDGE_KAFKA_BOOTSTRAP_SERVERS=kafka:9092 gumlet-bridge journal drain --dir /mnt/old-volume/journal`
+    - `BRIDGE_KAFKA_BOOTSTRAP_SERVERS=kafka:9092 gumlet-bridge journal drain --dir /mnt/old-volume/journal`
     """
     settings = config.load(config_file)
     where = directory or settings.journal.dir

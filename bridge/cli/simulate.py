@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import sys
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
@@ -81,7 +82,7 @@ def simulate(  # noqa: PLR0913 - one parameter for each option
     Only `video.status.*` is sent, and the events of a video in order. Some bodies of `repackaged` are equal, as those
     of Gumlet are, and share an id: the report has the number of distinct ids. A delivery without a 2xx response is
     retried after --retry-after, with 48 attempts in all, as Gumlet does over a day. Exit codes: 0 every delivery was
-    acknowledged, 1 some were given up, 130 interrupted.
+    acknowledged, 1 some were given up or the token is wrong, 130 interrupted.
 
     Examples:
     - `gumlet-bridge simulate --token dev --count 50`
@@ -145,10 +146,15 @@ async def _send(
         async with asyncio.TaskGroup() as tasks:
             sending = tasks.create_task(LoadGenerator(profile, report, ack_log, throttle).run())
             while not sending.done():  # drawn at intervals, so that drawing does not slow down sending
-                open_requests = report.sent - report.acknowledged - report.duplicates
-                note = f", {open_requests} in flight or rejected" if open_requests > profile.concurrency else ""
+                if report.rejected[HTTPStatus.UNAUTHORIZED] and not report.acknowledged:
+                    sending.cancel()
+                rejected = sum(report.rejected.values())
+                note = f", {rejected} rejected" if rejected else ""
                 progress.update(bar, completed=report.acknowledged, description=f"acknowledged{note}")
                 await asyncio.wait((sending,), timeout=0.2)
+    if report.rejected[HTTPStatus.UNAUTHORIZED] and not report.acknowledged:
+        cause = "it is not one that the bridge accepts" if profile.token else "none was sent"
+        raise BridgeError(f"401 from {profile.url}: {cause}. Fix: set --token to a token of the bridge.")
 
 
 def _find_token(token: str | None, token_file: Path | None) -> str | None:

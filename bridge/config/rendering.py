@@ -59,7 +59,7 @@ def format_errors(
 ) -> list[str]:
     """Return one line for each validation error, and for each variable with our prefix that is not a setting."""
     known = {env_name(prefix, path): field for path, field in fields(model)}
-    lines = [_format_error(prefix, known, mistake) for mistake in mistakes]
+    lines = [_format_error(prefix, known, mistake, environment) for mistake in mistakes]
     named = {env_name(prefix, _path(mistake)) for mistake in mistakes}
     lines += [
         f"{name}: no such setting. {_nearest(name, known)}"
@@ -76,11 +76,13 @@ def _path(mistake: dict[str, Any]) -> tuple[str, ...]:
     return tuple(str(part) for part in mistake["loc"] if not isinstance(part, int))
 
 
-def _format_error(prefix: str, known: Mapping[str, FieldInfo], mistake: dict[str, Any]) -> str:
+def _format_error(
+    prefix: str, known: Mapping[str, FieldInfo], mistake: dict[str, Any], environment: Mapping[str, str]
+) -> str:
     path = _path(mistake)
     name = env_name(prefix, path)
     if mistake["type"] == "extra_forbidden":
-        return f"{'.'.join(path)}: no such setting. {_nearest(name, known)}"
+        return f"{name if name in environment else '.'.join(path)}: no such setting. {_nearest(name, known)}"
     message = re.sub(r"^(Value error, )", "", mistake["msg"])
     field = known.get(name)
     fix = _fix(name, field) if field is not None else "See `gumlet-bridge config example`."

@@ -238,7 +238,7 @@ class ServeSettings(Settings):
         configured = info.data.get("tokens_file") or info.data.get("allow_unauthenticated")
         # An invalid tokens_file is absent from info.data and has its own line in the report.
         if not value.get_secret_value().strip(", ") and not configured and "tokens_file" in info.data:
-            raise ValueError("or tokens_file is required: without a token anyone could send events")
+            raise ValueError("a token is required here or in BRIDGE_TOKENS_FILE: without one anyone could send events")
         return value
 
 

@@ -183,7 +183,7 @@ async def _silence_cause(kafka: KafkaSettings, host: str, port: int, error: Base
     if isinstance(error, TimeoutError):
         return Cause(f"{address} accepts connections but Kafka does not respond", "check the broker's process and log")
     detail = f"{address} closed the connection during the first request ({describe_error(error)})"
-    return Cause(detail, f"set {_SECURITY} to the listener's; it is {kafka.security_protocol}")
+    return Cause(detail, f"set {_SECURITY} to the listener's protocol; the bridge uses {kafka.security_protocol} now")
 
 
 async def _uses_tls(host: str, port: int) -> bool:

@@ -111,7 +111,7 @@ class TopicProvisioner:
                 survey = await diff_topics(client, self._contract, self._settings)
         still_missing = {difference.topic for difference in survey.differences if difference.kind == "missing"}
         if mode == "create" and (created := [m.topic for m in missing if m.topic not in still_missing]):
-            _log.info("topics_created", topics=created)
+            _log.info("topics_created", count=len(created), first=created[0])
         for rejection in self._new(rejected):
             _log.warning("topic_create_rejected", **rejection._asdict())
         for difference in self._new(survey.differences):

@@ -1,18 +1,22 @@
 """Replaces events that Kafka has rejected by dead letters.
 
-An event that its topic rejects becomes a dead letter; a dead letter that is rejected is made again without its body;
-where that is rejected too there is nothing smaller, and its delivery is parked for the dead-letter topic.
+An event that its topic rejects becomes a dead letter. A dead letter that is rejected gets a key if it has none, which a
+compacted topic requires. It is sent without its body only where Kafka rejects its size, or rejects it with a key too.
+Where even that is rejected there is nothing smaller, and its delivery is parked for the dead-letter topic.
 """
 
 from __future__ import annotations
 
 import orjson
+import structlog
 
 from bridge.contract.normalizer import Normalizer
 from bridge.event import Event
 from bridge.publisher.failed_batches import Rejection
 from bridge.publisher.sending import OutgoingEvent
 from bridge.queue.interface import Parked
+
+_log = structlog.stdlib.get_logger()
 
 
 class DeadLetters:
@@ -30,12 +34,21 @@ class DeadLetters:
             return outgoing._replace(event=event)
         if outgoing.last_resort:
             return None
+        if reason != "record_too_large" and outgoing.event.key is None:
+            return outgoing._replace(event=_with_key(outgoing.event))
         first_reason, first_detail = _reason_of(outgoing.event, rejection)
         event = self._normalizer.dead_letter_without_body(
             outgoing.delivery, first_reason, f"{first_detail}; rejected with its body: {detail}"
         )
-        # A compacted topic rejects records without a key.
-        return outgoing._replace(event=event._replace(key=event.key or event.id.encode()), last_resort=True)
+        _log.error(
+            "dead_letter_without_body",
+            topic=self.topic,
+            id=event.id,
+            bytes=len(outgoing.delivery.body),
+            detail=detail,
+            fix="raise the dead-letter topic's max.message.bytes: gumlet-bridge topics check",
+        )
+        return outgoing._replace(event=_with_key(event), last_resort=True)
 
     def convert_parked(self, parked: Parked) -> OutgoingEvent:
         """Return the event of a parked delivery; one that was parked as a dead letter remains one."""
@@ -44,6 +57,11 @@ class DeadLetters:
             detail = f"rejected by {event.topic} before it was parked"
             event = self._normalizer.dead_letter(parked.delivery, "rejected_by_kafka", detail)
         return OutgoingEvent(event, parked.delivery, parked.number)
+
+
+def _with_key(event: Event) -> Event:
+    """Return the event with a key, by default its id."""
+    return event._replace(key=event.key or event.id.encode())
 
 
 def _reason_of(event: Event, rejection: Rejection) -> tuple[str, str]:

@@ -104,7 +104,7 @@ function showEmpty(status, topics) {
     `-H 'content-type: application/json' -d '{"type": "video.status.ready", "asset_id": "test"}'`;
   const names = (status.tokens ?? []).filter((each) => each.valid).map((each) => each.name);
   at("token-hint").textContent = status.tokens === null ? "No token is needed: authentication is disabled."
-    : names.length ? `$TOKEN is the token named ${names.join(" or ")} (BRIDGE_TOKENS or BRIDGE_TOKENS_FILE).`
+    : names.length ? `Replace $TOKEN by the token named ${names.join(" or ")} (BRIDGE_TOKENS or BRIDGE_TOKENS_FILE).`
       : "No token is valid now: add one to BRIDGE_TOKENS_FILE first.";
 }
 

@@ -59,11 +59,12 @@ class Place(NamedTuple):
         """Return a daemon that is not started."""
         return Daemon(self.directory, bootstrap_servers or self.kafka.node.bootstrap_servers, self.prefix, **settings)
 
-    def run_admin(self, *topics: str) -> None:
-        """Delete topics."""
+    def delete(self, *topics: str) -> None:
+        """Delete topics, and wait until the broker has forgotten them: until then it accepts records for them."""
         admin = AdminClient({"bootstrap.servers": self.kafka.node.bootstrap_servers})
         for deleted in admin.delete_topics(list(topics)).values():
             deleted.result(30)
+        wait_for(lambda: not set(topics) & set(admin.list_topics(timeout=10).topics), 30)
 
 
 @contextmanager
@@ -105,7 +106,7 @@ def unresolvable_listener(place: Place) -> Iterator[Daemon]:
 def missing_topic(place: Place) -> Iterator[Daemon]:
     """Delete one topic, and let the daemon create none."""
     make_all_topics(place)
-    place.run_admin(f"{place.prefix}{READY}")
+    place.delete(f"{place.prefix}{READY}")
     with place.daemon(topics_provision="verify") as daemon:
         assert daemon.post(BODY).status == 200
         yield daemon
@@ -149,7 +150,7 @@ def blocked_topic(place: Place) -> Iterator[Daemon]:
     with place.daemon(topics_provision="verify") as daemon:
         assert daemon.post(BODY).status == 200
         wait_for(daemon.drained, 60)
-        place.run_admin(f"{place.prefix}{READY}")
+        place.delete(f"{place.prefix}{READY}")
         assert daemon.post(BODY).status == 200
         yield daemon
 

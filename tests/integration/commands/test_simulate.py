@@ -248,17 +248,30 @@ async def test_exit_code_0_and_table_when_all_is_acknowledged(tmp_path: Path) ->
 
 async def test_exit_code_1_when_deliveries_are_given_up() -> None:
     """A receiver that never accepts gets as many attempts as Gumlet makes; the token is not shown."""
-    async with receiving(lambda _: 401) as receiver:
+    async with receiving(lambda _: 403) as receiver:
         result = await invoked(
             *("--url", receiver.url, "--count", 2, "--retry-after", 0, "--token", "hidden", "--json")
         )
     report = orjson.loads(result.stdout)
     assert result.exit_code == 1
     assert (report["given_up"], report["sent"], report["acknowledged"]) == (2, 2 * ATTEMPTS, 0)
-    assert report["rejected"] == {"401": 2 * ATTEMPTS}
+    assert report["rejected"] == {"403": 2 * ATTEMPTS}
     assert report["latency_ms"] == {"p50": None, "p90": None, "p99": None, "max": None}
     assert receiver.headers["x-gumlet-token"] == "hidden"
     assert "hidden" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "cause"), [((), "none was sent"), (("--token", "hidden"), "it is not one that the bridge accepts")]
+)
+async def test_wrong_token_ends_the_command_at_once(options: tuple[str, ...], cause: str) -> None:
+    """A repetition would not help: the command names the cause and ends before any retry; the token is not shown."""
+    async with receiving(lambda _: 401) as receiver:
+        result = await invoked("--url", receiver.url, "--count", 2, "--retry-after", 600, *options)
+    assert isinstance(result.exception, BridgeError)
+    assert str(result.exception) == f"401 from {receiver.url}: {cause}. Fix: set --token to a token of the bridge."
+    assert receiver.answers.total() <= 2
+    assert "hidden" not in str(result.exception)
 
 
 async def test_closed_port_counts_as_connection_errors() -> None:

@@ -158,18 +158,19 @@ async def test_topics_that_were_parked_before_a_restart_are_a_problem_before_kaf
     assert "3 deliveries" in cause
 
 
-def test_recent_rejections_that_may_be_gumlets_degrade_the_ingress(scene: Scene) -> None:
-    """Wrong tokens are reported for some minutes; a stranger's wrong path is not."""
+@pytest.mark.parametrize("reason", ["invalid_token", "missing_token"])
+def test_recent_rejections_that_may_be_gumlets_degrade_the_ingress(scene: Scene, reason: str) -> None:
+    """Wrong and missing tokens are reported for some minutes; a stranger's wrong path is not."""
     scene.sample()
     scene.metrics.record_rejection("default", 404, "unknown_path")
     scene.sample()
     assert scene.health.problems() == []
-    scene.metrics.record_rejection("default", 401, "invalid_token")
+    scene.metrics.record_rejection("default", 401, reason)
     scene.sample()
-    assert scene.problem() == ("ingress", "degraded", "requests rejected in the last 5 minutes: 1 invalid_token")
+    assert scene.problem() == ("ingress", "degraded", f"requests rejected in the last 5 minutes: 1 {reason}")
     scene.sample(60 * (RECENT_MINUTES + 2))
     assert scene.health.problems() == []
-    assert scene.status.to_json()["last_hour"]["rejections"] == {"unknown_path": 1, "invalid_token": 1}
+    assert scene.status.to_json()["last_hour"]["rejections"] == {"unknown_path": 1, reason: 1}
 
 
 def test_rejections_that_another_condition_explains_are_not_a_second_problem(scene: Scene) -> None:

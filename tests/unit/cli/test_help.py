@@ -45,6 +45,21 @@ def test_every_option_is_explained(name: str) -> None:
     assert unexplained == []
 
 
+@pytest.mark.parametrize("name", ["", *COMMANDS, *LEAVES])
+def test_help_shows_no_type_for_a_flag(name: str) -> None:
+    """A flag takes no value, so its help names no type."""
+    result = CliRunner().invoke(app, [*name.split(), "--help"])
+    assert "--help" in result.stdout
+    assert "<bool>" not in result.stdout
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_several_examples_are_a_list(name: str) -> None:
+    """Examples without bullets run together in the rendered help."""
+    _, several, examples = (LEAVES[name].help or "").partition("Examples:\n")
+    assert not several or examples.startswith("- ")
+
+
 @pytest.mark.parametrize("module", COMMANDS.values())
 def test_completion_is_offered_at_the_top_level_only(module: str) -> None:
     """A command does not repeat the options that install shell completion."""

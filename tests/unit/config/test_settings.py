@@ -92,7 +92,7 @@ def test_every_mistake_is_named_at_once_with_its_fix(tmp_path: Path, monkeypatch
         "did you mean BRIDGE_JOURNAL_DIR?",
         "BRIDGE_KAFKA_SASL_MECHANISM: is required with security_protocol SASL_SSL",
         "BRIDGE_KAFKA_SSL_CAFILE:",
-        "BRIDGE_TOKENS: or tokens_file is required",
+        "BRIDGE_TOKENS: a token is required here or in BRIDGE_TOKENS_FILE",
     ):
         assert part in told
     assert len(lines) == 8
@@ -277,3 +277,10 @@ def test_a_name_or_expiry_in_the_setting_tokens_is_a_mistake(monkeypatch: pytest
     (line,) = mistakes(serving=True)
     assert line.startswith("BRIDGE_TOKENS: contains a space")
     assert "s3cret" not in line
+
+
+def test_unknown_variable_of_a_section_is_named_as_it_was_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message names the variable, not the path of the setting that it would be."""
+    monkeypatch.setenv("BRIDGE_KAFKA_BOOTSTRAP", "kafka:9092")
+    with pytest.raises(ConfigError, match=r"BRIDGE_KAFKA_BOOTSTRAP: no such setting"):
+        load()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -51,16 +52,19 @@ async def test_dead_letter_that_is_too_large_is_published_without_its_body(kafka
     )
     queue = Queue()
     queue.add(b"x" * 200_000, ready())
-    async with running(queue):
-        await until(lambda: queue.depth == 0)
+    with capture_logs() as logs:
+        async with running(queue):
+            await until(lambda: queue.depth == 0)
+    (line,) = [line for line in logs if line["event"] == "dead_letter_without_body"]
+    assert (line["log_level"], line["bytes"]) == ("error", 200_000)
     (record,) = [orjson.loads(value) for value in kafka.values(DEAD)]
     assert (record["reason"], record["body_bytes"], record["body_base64"]) == ("invalid_json", 200_000, "")
     assert "bytes are more than the topic's max.message.bytes" in record["detail"]
     assert len(kafka.log[READY]) == 1
 
 
-async def test_dead_letter_without_a_key_is_accepted_by_a_compacted_topic(kafka: FakeKafka) -> None:
-    """A compacted topic rejects records without a key: the last resort has its id as the key."""
+async def test_dead_letter_on_a_compacted_topic_has_a_key_and_its_body(kafka: FakeKafka) -> None:
+    """A compacted topic rejects records without a key: the dead letter gets its id as the key, and keeps its body."""
 
     def reject(topic: str, records: list[Record]) -> BaseException | None:
         invalid: BaseException = for_code(87)()
@@ -68,10 +72,12 @@ async def test_dead_letter_without_a_key_is_accepted_by_a_compacted_topic(kafka:
 
     kafka.reject = reject
     queue = Queue()
-    queue.add(b"no JSON", ready())
+    queue.add(b"no JSON" * 1000, ready())
     async with running(queue):
         await until(lambda: queue.depth == 0)
-    assert len(kafka.log[DEAD]) == len(kafka.log[READY]) == 1
+    (record,) = [orjson.loads(value) for value in kafka.values(DEAD)]
+    assert base64.b64decode(record["body_base64"]) == b"no JSON" * 1000
+    assert len(kafka.log[READY]) == 1
 
 
 async def test_dead_letter_that_is_rejected_in_every_form_is_parked(kafka: FakeKafka) -> None:
