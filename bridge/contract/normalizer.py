@@ -172,7 +172,7 @@ class Normalizer:
                 detail = f"the record violates its schema at {violation.pointer}: {violation.detail}"
                 return self.dead_letter(delivery, "schema_violation", detail)
             self._report_drift(event_type, mapping, {key_name: document.get(key_name)})
-            detail = f"the key is missing, or not a string or an integer of 1 to {MAX_KEY_CHARS} characters"
+            detail = f"the key is missing, or not a string of 1 to {MAX_KEY_CHARS} characters or an integer of 64 bits"
             return self.dead_letter(delivery, "schema_violation", detail, violation.pointer)
         if rest and not mapping.is_open:
             self._report_drift(event_type, mapping, rest)
