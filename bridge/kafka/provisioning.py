@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 CHANGE_TIMEOUT_MS = 15_000
 """Time limit of a change on the broker."""
-PROPAGATION_TIMEOUT_SECONDS = 5.0
+PROPAGATION_TIMEOUT_SECONDS = 15.0
 """How long to wait until a change is visible on the brokers."""
 
 T = TypeVar("T", "TopicDifference", "ChangeRejected")
